@@ -1,0 +1,87 @@
+# make demo   the built-in benchmark from end to end: train, evaluate, report
+# make test   the test suite; make help lists the rest
+#
+# Needs: Python 3.11 or newer with venv, make, git. Everything else goes into .venv, once; it is brought up to date
+# when pyproject.toml or constraints.txt changes. Settings, given as `make test NAME=value`:
+#   PYTHON       the interpreter to build .venv with (default: the first suitable one found)
+#   TORCH_INDEX  an extra package index to take torch from, e.g. torch's own index of CPU builds
+#                (https://download.pytorch.org/whl/cpu): on Linux the default build brings gigabytes of CUDA libraries
+#   DEMO_ARGS, TEST_ARGS  further arguments of `stcl demo` and of pytest
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: demo test slow lint format clean help
+
+# 3.11 comes first because constraints.txt was tested with it.
+PYTHON ?=
+CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.11 python3.12 python3.13 python3 python)
+TORCH_INDEX ?=
+DEMO_ARGS ?=
+TEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PINS := pyproject.toml constraints.txt
+
+demo: $(VENV)/.stamp-package  ## run the built-in benchmark and write its report to demo/
+	$(BIN)/stcl demo --out demo $(DEMO_ARGS)
+
+test: $(VENV)/.stamp-dev  ## run the test suite (without the slow tests)
+	$(BIN)/python -m pytest $(TEST_ARGS)
+
+slow: $(VENV)/.stamp-dev  ## run the slow tests: real training, minutes each
+	$(BIN)/python -m pytest -m slow $(TEST_ARGS)
+
+lint: $(VENV)/.stamp-dev  ## check style, formatting and types
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+format: $(VENV)/.stamp-dev  ## sort imports, format, mend what can be mended
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+clean:  ## remove the environment, caches and the demo's output
+	rm -rf $(VENV) demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# The interpreter must run (a pyenv shim may not) and be new enough, and it must be able to make an environment.
+$(BIN)/python:
+	@python=""; \
+	for candidate in $(CANDIDATES); do \
+	  if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+	    python="$$candidate"; break; \
+	  fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "No Python 3.11 or newer among: $(CANDIDATES)." >&2; \
+	  echo "Install one, or name yours: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; \
+	  exit 1; \
+	fi; \
+	if ! "$$python" -c 'import venv, ensurepip' 2>/dev/null; then \
+	  echo "$$python cannot make virtual environments: its venv or ensurepip module is missing." >&2; \
+	  echo "On Debian and Ubuntu: apt-get install python3-venv. Then run make again." >&2; \
+	  exit 1; \
+	fi; \
+	echo "Creating $(VENV) with $$("$$python" --version) ..."; \
+	"$$python" -m venv --clear $(VENV)
+
+# torch first and pinned: no other package's range may choose a newer and larger build.
+$(VENV)/.stamp-torch: constraints.txt | $(BIN)/python
+	@echo "Installing torch (the largest download, once) ..."
+	@$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) "$$(grep '^torch==' constraints.txt)"
+	@touch $@
+
+$(VENV)/.stamp-package: $(PINS) $(VENV)/.stamp-torch
+	@echo "Installing stcl and what it needs ..."
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.stamp-dev: $(PINS) $(VENV)/.stamp-torch
+	@echo "Installing stcl with the development tools ..."
+	@$(PIP) -e '.[dev]'
+	@touch $@ $(VENV)/.stamp-package

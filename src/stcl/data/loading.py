@@ -1,0 +1,129 @@
+"""Loaders: an endless, seeded one whose position is a number, and one that passes once in order."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
+import numpy as np
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from stcl.data.clips import ClipDataset
+from stcl.errors import DataError, SettingError
+from stcl.types import VideoClip, stack_clips
+
+
+class ClipSampler(Sampler[list[int]]):
+    """Endless batches of indices; batch k depends on ``(seed, k)`` only, so a run resumes at any step.
+
+    The stream is one permutation of the data set after another (a batch may end one and begin the next, and a data
+    set smaller than a batch fills it by wrapping around); batch k is its positions ``k B .. (k + 1) B - 1``.
+
+    Args:
+        length: number of clips.
+        batch_size: B.
+        seed: of the permutations, together with the epoch's number.
+        start_step: k of the first batch.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int, start_step: int = 0) -> None:
+        if length < 1 or batch_size < 1 or seed < 0 or start_step < 0:
+            raise SettingError(
+                f"A clip sampler needs length and batch size of at least 1, seed and start step of at least 0; "
+                f"found length={length}, batch_size={batch_size}, seed={seed}, start_step={start_step}."
+            )
+        self.length, self.batch_size, self.seed, self.start_step = length, batch_size, seed, start_step
+        self._permutation = (-1, np.empty(0, np.int64))  # epoch and its order
+
+    def batch(self, step: int) -> list[int]:
+        """Indices of batch ``step``."""
+        positions = range(step * self.batch_size, (step + 1) * self.batch_size)
+        return [self._index(position) for position in positions]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        step = self.start_step
+        while True:
+            yield self.batch(step)
+            step += 1
+
+    def _index(self, position: int) -> int:
+        epoch, place = divmod(position, self.length)
+        if self._permutation[0] != epoch:
+            self._permutation = epoch, np.random.default_rng([self.seed, epoch]).permutation(self.length)
+        return int(self._permutation[1][place])
+
+
+class ClipLoader(DataLoader[VideoClip]):
+    """A loader of clips that passes a :class:`DataError` of a worker on as it is, without a worker's traceback."""
+
+    def __iter__(self) -> Iterator[VideoClip]:  # type: ignore[override]
+        for batch in super().__iter__():
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
+
+
+def make_loader(
+    dataset: ClipDataset, batch_size: int, seed: int, start_step: int = 0, workers: int = 0, pin_memory: bool = False
+) -> ClipLoader:
+    """Endless loader of shuffled batches that begins with batch ``start_step`` of :class:`ClipSampler`."""
+    sampler = ClipSampler(len(dataset), batch_size, seed, start_step)
+    return ClipLoader(
+        _Guarded(dataset),
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=pin_memory,
+        worker_init_fn=_single_threaded,
+    )
+
+
+def make_eval_loader(
+    dataset: ClipDataset, batch_size: int = 1, workers: int = 0, pin_memory: bool = False
+) -> ClipLoader:
+    """Loader of every clip once, in order; the last batch may be smaller."""
+    return ClipLoader(
+        _Guarded(dataset),
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=pin_memory,
+        worker_init_fn=_single_threaded,
+    )
+
+
+class _Guarded(Dataset[Any]):
+    """Hands a DataError over as a value: torch would bury its one sentence under a worker's traceback."""
+
+    def __init__(self, dataset: ClipDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, item: int) -> VideoClip | DataError:
+        try:
+            return self.dataset[item]
+        except DataError as error:
+            return error
+
+
+def _collate(clips: list[VideoClip | DataError]) -> VideoClip | DataError:
+    """A batch, or the first error among its clips."""
+    whole: list[VideoClip] = []
+    for clip in clips:
+        if isinstance(clip, DataError):
+            return clip
+        whole.append(clip)
+    first = whole[0]
+    for clip in whole:
+        if clip.size != first.size:
+            return DataError(
+                f"Clips of one batch have different sizes: {first.names[0]} is {first.size[1]}x{first.size[0]}, "
+                f"{clip.names[0]} is {clip.size[1]}x{clip.size[0]}. Give a size (width, height) to resize them to."
+            )
+    return stack_clips(whole)
+
+
+def _single_threaded(worker: int) -> None:
+    """Workers are the parallelism: OpenCV's own threads would compete with them."""
+    cv2.setNumThreads(0)

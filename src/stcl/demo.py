@@ -1,0 +1,141 @@
+"""``stcl demo``: the whole job on the built-in benchmark, from rendering to a page, in minutes on two cores.
+
+The configurations are the benchmark's own (``configs/twinstreets``), made smaller by :data:`SCALE`.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import cpu_count
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from stcl.engine.datamodule import training_clips
+from stcl.engine.evaluate import evaluate
+from stcl.engine.settings import Settings, check_settings, merge, read_yaml
+from stcl.engine.train import train
+from stcl.errors import SettingError
+from stcl.files import write_atomic
+from stcl.flow import precompute
+from stcl.report import compare, rich_table, write_report
+from stcl.report.video import write_panes
+from stcl.resources import config_path
+from stcl.twinstreets.export import ExportRequest, export
+from stcl.types import ClipSpec
+
+METHODS = ("source_only", "strong_source_only", "stcl")
+SIZE = (192, 96)
+STEPS = 200
+VIDEO_FRAMES = 41
+EXPORTS = {
+    "source": ExportRequest("synthia-seq", "clean", seed=0, split="train", clips=60, frames=6, size=SIZE),
+    "target": ExportRequest("cityscapes-seq", "camera", seed=1, split="train", clips=80, frames=5, size=SIZE),
+    "unseen": ExportRequest("cityscapes-seq", "camera", seed=1, split="val", clips=60, frames=2, size=SIZE),
+    "video": ExportRequest(
+        "cityscapes-seq", "camera", seed=1, split="test", clips=3, frames=VIDEO_FRAMES, size=SIZE, label_every=1
+    ),
+}
+"""What the demo renders: source streets, and target streets to adapt to, to measure on, and to film."""
+FOLDERS = {"source": "source", "target": "target", "unseen": "target", "video": "target"}
+
+SUMMARY = """A network that has only seen synthetic video is asked to label every pixel of a camera's video. Three
+networks start from the same weights and train for the same number of steps: one on the synthetic video as it is, one on
+synthetic video recoloured and augmented to resemble the camera's, and one with STCL, which also learns from the camera's
+unlabelled video. All are measured on streets that none of them has seen."""
+
+
+def run_demo(out: Path, seed: int = 0) -> dict[str, Any]:
+    """Render, compute flow, train, evaluate, write the page and the film.
+
+    Args:
+        out: folder for everything; must not hold a finished demo.
+        seed: of the training runs.
+
+    Returns:
+        What ``out/summary.json`` holds: ``{method: {"miou": percent}, "seconds": {...}, "seed": seed}``.
+    """
+    console = Console(stderr=True)
+    if (out / "summary.json").exists():
+        raise SettingError(f"{out} holds a finished demo. Look at {out / 'report.html'}, or choose another --out.")
+    shutil.rmtree(out / "runs", ignore_errors=True)  # a demo that was interrupted starts its training over
+    seconds: dict[str, float] = {}
+    with _step(console, seconds, "render", "Rendering TwinStreets in two looks"):
+        for name, request in EXPORTS.items():
+            export(out / "data" / FOLDERS[name], request, workers=cpu_count() or 1)
+    runs = {method: out / "runs" / method for method in METHODS}
+    settings = {method: demo_settings(method, out, seed) for method in METHODS}
+    with _step(console, seconds, "flow", "Computing optical flow"):
+        compute_flow(settings["stcl"])
+    for method, run in runs.items():
+        with _step(console, seconds, f"train {method}", f"Training: {settings[method].title}"):
+            train(settings[method], run)
+    with _step(console, seconds, "evaluate", "Measuring on unseen camera streets"):
+        results = {method: evaluate(run) for method, run in runs.items()}
+    with _step(console, seconds, "video", "Filming"):
+        film = make_film(runs, out)
+    seconds = {name: round(value, 1) for name, value in seconds.items()}
+    seconds["total"] = round(sum(seconds.values()), 1)
+    summary = {method: {"miou": result["miou"]} for method, result in results.items()}
+    summary |= {"seconds": seconds, "seed": seed, "steps": STEPS}
+    command = f"stcl demo --out {out} --seed {seed}"
+    write_report(
+        list(runs.values()),
+        out,
+        title="From synthetic streets to a camera",
+        summary=SUMMARY,
+        video=film,
+        commands=[command],
+        seconds=seconds,
+    )
+    write_atomic(out / "summary.json", json.dumps(summary, indent=2).encode())
+    Console().print(rich_table(compare(list(runs.values()))))
+    console.print(f"Look at [bold]{out / 'report.html'}[/bold] and {film} ({seconds['total']:.0f} s in all).")
+    return summary
+
+
+def demo_settings(method: str, out: Path, seed: int) -> Settings:
+    """The benchmark's configuration of a method, at the demo's size."""
+    path = config_path(f"twinstreets/{method}")
+    changes = {
+        "seed": seed,
+        "source": {"root": str(out / "data" / "source"), "size": list(SIZE)},
+        "target": {"root": str(out / "data" / "target"), "size": list(SIZE)},
+        "flow": {"cache": str(out / "data" / "flow")},
+        "training": {"steps": STEPS},
+    }
+    return check_settings(merge(read_yaml(path), changes), str(path))
+
+
+def compute_flow(settings: Settings) -> None:
+    """Fill the flow cache with all that training and evaluation ask for."""
+    pair = ClipSpec(frames=(0, -1), flows=((0, -1),))
+    for domain in (settings.source, settings.target):
+        precompute(training_clips(settings, domain, pair), workers=cpu_count() or 1)
+
+
+def make_film(runs: dict[str, Path], out: Path) -> Path:
+    """Four panes over the labelled film streets: frame, truth, source only, STCL."""
+    folders = {}
+    for method in ("source_only", "stcl"):
+        folders[method] = out / "film" / method
+        evaluate(runs[method], split="test", out=folders[method], samples=10_000)
+    panes = {
+        "Camera frame": folders["stcl"] / "samples" / "frame",
+        "Truth": folders["stcl"] / "samples" / "truth",
+        "Source only": folders["source_only"] / "samples" / "prediction",
+        "STCL": folders["stcl"] / "samples" / "prediction",
+    }
+    classes = json.loads((folders["stcl"] / "results.json").read_text())["protocol"]["classes"]
+    return write_panes(out / "demo.mp4", panes, classes, fps=10)
+
+
+@contextmanager
+def _step(console: Console, seconds: dict[str, float], name: str, text: str) -> Iterator[None]:
+    console.print(f"[bold]{text} ...[/bold]")
+    started = time.monotonic()
+    yield
+    seconds[name] = time.monotonic() - started

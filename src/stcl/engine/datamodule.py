@@ -1,0 +1,78 @@
+"""From settings to loaders: which data sets, which clips, which flow."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import CombinedLoader
+
+from stcl.data import ClipDataset, VideoDataset, get_dataset, make_eval_loader, make_loader
+from stcl.engine.settings import DomainSettings, FlowSettings, Settings
+from stcl.flow import get_flow
+from stcl.types import ClipSpec, FlowProvider
+
+
+def make_flow(settings: FlowSettings, dataset: VideoDataset) -> FlowProvider:
+    """The flow provider of a data set; each split has a cache folder of its own, since frames may share names."""
+    options: dict[str, Any] = {"dis": {"preset": settings.quality}, "exact": {"root": dataset.root}}[settings.name]
+    if settings.cache is None or settings.name == "exact":
+        return get_flow(settings.name, **options)
+    return get_flow(settings.name, cache=Path(settings.cache) / dataset.name / dataset.split, **options)
+
+
+def training_clips(settings: Settings, domain: DomainSettings, spec: ClipSpec) -> ClipDataset:
+    """Clips of one domain for training; a spec without labels never looks at the label tree."""
+    dataset = get_dataset(domain.name)(Path(domain.root), domain.split)
+    flow = make_flow(settings.flow, dataset) if spec.flows else None
+    return ClipDataset(dataset, spec, settings.space, domain.size, domain.frames, flow)
+
+
+def evaluation_clips(settings: Settings, split: str | None = None, root: str | None = None) -> ClipDataset:
+    """Labelled target clips (t, t-1) for evaluation; labels keep the files' size."""
+    target, evaluation = settings.target, settings.evaluation
+    root = root or evaluation.root or target.root
+    dataset = get_dataset(target.name)(Path(root), split or evaluation.split)
+    spec = ClipSpec(frames=(0, -1), flows=((0, -1),), labels=(0,))
+    flow = make_flow(settings.flow, dataset)
+    return ClipDataset(dataset, spec, settings.space, target.size, "labelled", flow, native_labels=True)
+
+
+class DomainData(LightningDataModule):
+    """Training batches ``{"source": VideoClip, "target": VideoClip}``, endless and resumable at any step.
+
+    Args:
+        settings: of the run.
+        source_spec, target_spec: clips that the method wants; the target's has no labels.
+    """
+
+    def __init__(self, settings: Settings, source_spec: ClipSpec, target_spec: ClipSpec | None) -> None:
+        super().__init__()
+        self.settings = settings
+        self.source = training_clips(settings, settings.source, source_spec)
+        self.target = None
+        if target_spec is not None:
+            self.target = training_clips(settings, settings.target, target_spec.without_labels())
+
+    def train_dataloader(self) -> CombinedLoader:
+        """One batch of each domain per step, from the trainer's current step on."""
+        start = self.trainer.global_step if self.trainer is not None else 0
+        training = self.settings.training
+        loaders = {
+            name: make_loader(
+                clips,
+                batch_size=training.batch_size,
+                seed=self.settings.seed * 2 + position,
+                start_step=start,
+                workers=training.workers,
+            )
+            for position, (name, clips) in enumerate((("source", self.source), ("target", self.target)))
+            if clips is not None
+        }
+        return CombinedLoader(loaders, "min_size")
+
+    def calibration_loader(self, domain: str) -> Any:
+        """Unlabelled frames of ``source`` or ``target``, in order, for batch-norm statistics."""
+        settings = self.settings.source if domain == "source" else self.settings.target
+        clips = training_clips(self.settings, settings, ClipSpec(frames=(0,)))
+        clips.thin(self.settings.training.calibration_clips)
+        return make_eval_loader(clips, batch_size=self.settings.training.batch_size)

@@ -1,0 +1,172 @@
+"""Evaluation: a trained network on labelled target frames, one confusion matrix, one ``results.json``."""
+
+import json
+import os
+import platform
+import subprocess
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+
+import stcl
+from stcl.data import ClipDataset, make_eval_loader
+from stcl.data.io import write_image, write_label
+from stcl.engine.datamodule import evaluation_clips
+from stcl.engine.settings import Settings, load_settings
+from stcl.engine.train import CONFIG, STATUS, WEIGHTS, load_trained
+from stcl.errors import SettingError
+from stcl.files import write_atomic
+from stcl.labels import LabelSpace
+from stcl.models import VideoSegmenter
+from stcl.ops.losses import upsample
+from stcl.ops.metrics import ConfusionMatrix, iou_from_confusion, mean_iou
+from stcl.types import VideoClip
+
+RESULTS = "results.json"
+SCHEMA = 1
+PROTOCOL_VERSION = 1
+AVERAGING = "macro mean of IoU over reported classes from one confusion matrix; absent classes left out"
+RESOLUTION = "scores up-sampled bilinearly to the label's size before the arg-max"
+
+
+def evaluate(
+    run: Path,
+    split: str | None = None,
+    root: Path | None = None,
+    out: Path | None = None,
+    samples: int | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Measure a finished run on labelled frames of its target data set.
+
+    Args:
+        run: folder of a finished training.
+        split: of the target data set; None takes the configuration's.
+        root: folder of the target data set; None takes the configuration's.
+        out: where ``results.json`` and ``samples/`` go; None takes ``run``.
+        samples: how many frames to keep as pictures, evenly spread; None takes the configuration's.
+        quiet: no progress bar.
+
+    Returns:
+        The contents of ``results.json``; scores in percent.
+    """
+    if not (run / CONFIG).is_file():
+        raise SettingError(f"{run} is no run folder: it holds no {CONFIG}. Name a folder that 'stcl train' wrote.")
+    settings = load_settings(run / CONFIG)
+    out = out or run
+    network = load_trained(settings, run / WEIGHTS)
+    network = network.to("cuda" if torch.cuda.is_available() and settings.training.accelerator != "cpu" else "cpu")
+    clips = evaluation_clips(settings, split, None if root is None else str(root))
+    count = settings.evaluation.samples if samples is None else samples
+    started = time.monotonic()
+    matrix = measure(network, clips, settings, out / "samples", count, quiet)
+    results = describe(settings, run, clips, matrix.counts.cpu().numpy(), split, time.monotonic() - started)
+    write_atomic(out / RESULTS, json.dumps(results, indent=1).encode())
+    return results
+
+
+@torch.no_grad()
+def measure(
+    network: VideoSegmenter, clips: ClipDataset, settings: Settings, folder: Path, samples: int, quiet: bool
+) -> ConfusionMatrix:
+    """One confusion matrix over all clips; some frames are kept under ``folder`` as frame, truth and prediction."""
+    device = next(network.parameters()).device
+    loader = make_eval_loader(clips, batch_size=settings.evaluation.batch_size)
+    matrix = ConfusionMatrix(len(settings.space)).to(device)
+    kept = set(np.linspace(0, len(clips) - 1, min(samples, len(clips))).round().astype(int).tolist())
+    position = 0
+    for clip in track(loader, description="evaluating", disable=quiet):
+        prediction = predict(network, clip.to(device))
+        matrix.update(prediction, clip.label(0).to(device))
+        for row, name in enumerate(clip.names):
+            if position in kept:
+                write_sample(folder, name, clip, row, prediction[row].cpu().numpy())
+            position += 1
+    return matrix
+
+
+def predict(network: VideoSegmenter, clip: VideoClip) -> torch.Tensor:
+    """Train ids ``(B, H, W)`` of the clip's frames t, at the labels' size where there are labels."""
+    frames = clip.frames.float() / 255
+    size = clip.label(0).shape[-2:] if clip.labels is not None else clip.size
+    floating = VideoClip(frames, clip.labels, clip.flows, clip.offsets, clip.names)
+    return upsample(network(floating.pair()).logits.float(), (size[0], size[1])).argmax(1)
+
+
+def write_sample(folder: Path, name: str, clip: VideoClip, row: int, prediction: np.ndarray) -> None:
+    """One frame as ``frame/``, ``truth/`` and ``prediction/`` PNGs of the same name."""
+    write_image(folder / "frame" / f"{name}.png", clip.frame(0)[row].permute(1, 2, 0).cpu().numpy())
+    write_label(folder / "truth" / f"{name}.png", clip.label(0)[row].cpu().numpy().astype(np.uint8))
+    write_label(folder / "prediction" / f"{name}.png", prediction.astype(np.uint8))
+
+
+def protocol(space: LabelSpace) -> dict[str, Any]:
+    """What is measured and how; two results compare only where this is equal."""
+    return {
+        "name": space.name,
+        "version": PROTOCOL_VERSION,
+        "classes": list(space.names),
+        "reported": list(space.reported),
+        "averaging": AVERAGING,
+        "resolution": RESOLUTION,
+    }
+
+
+def describe(
+    settings: Settings, run: Path, clips: ClipDataset, counts: np.ndarray, split: str | None, seconds: float
+) -> dict[str, Any]:
+    """Everything ``results.json`` holds."""
+    table = torch.from_numpy(counts)
+    iou, miou = iou_from_confusion(table), mean_iou(table, settings.space.reported)
+    scores = [None if torch.isnan(score) else round(100 * float(score), 3) for score in iou]
+    status = json.loads((run / STATUS).read_text()) if (run / STATUS).is_file() else {}
+    source, target = settings.source, settings.target
+    return {
+        "schema": SCHEMA,
+        "name": settings.name,
+        "title": settings.title,
+        "method": settings.as_dict()["method"]["name"],
+        "oracle": settings.oracle,
+        "protocol": protocol(settings.space),
+        "data": {
+            "source": f"{source.name}/{source.split}",
+            "target": f"{target.name}/{target.split}",
+            "split": split or settings.evaluation.split,
+            "frames": len(clips),
+        },
+        "miou": round(100 * miou, 3),
+        "iou": dict(zip(settings.space.names, scores, strict=True)),
+        "confusion": counts.tolist(),
+        "selection": "last EMA weights",
+        "statistics": f"{settings.method['evaluation_statistics']} batch-norm statistics",
+        "seed": settings.seed,
+        "steps": settings.training.steps,
+        "config": settings.as_dict(),
+        "code": {"version": stcl.__version__, "revision": code_revision()},
+        "environment": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "threads": torch.get_num_threads(),
+            "cores": os.cpu_count(),
+        },
+        "seconds": {"train": status.get("seconds"), "evaluate": round(seconds, 1)},
+        "date": date.today().isoformat(),
+    }
+
+
+def code_revision() -> str:
+    """Git revision of the code, with ``+`` where it was changed since; ``release`` outside a checkout."""
+    folder = Path(stcl.__file__).parent
+    try:
+        revision = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+"], cwd=folder, capture_output=True, text=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "release"
+    return revision.stdout.strip()

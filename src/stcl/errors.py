@@ -1,0 +1,49 @@
+"""Errors that say what was found, where, and what to do next.
+
+Every error a user can cause derives from :class:`StclError`; the command line prints its message without a traceback
+and exits with status 2. A traceback therefore always means a defect in this package.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import TypeVar
+
+Value = TypeVar("Value")
+
+
+class StclError(Exception):
+    """Something the user can mend: the message names the file or key, what was found and what to do."""
+
+
+class SettingError(StclError, ValueError):
+    """A setting has a value that cannot work."""
+
+
+class DataError(StclError):
+    """Files of a data set, a flow cache or a video are missing, damaged or do not fit together."""
+
+
+class CheckpointError(StclError):
+    """A checkpoint is damaged or belongs to another network."""
+
+
+class MissingExtraError(StclError, ImportError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, feature: str, package: str, extra: str) -> None:
+        super().__init__(f"{feature} needs the package '{package}'. Install it with: pip install 'stcl[{extra}]'")
+
+
+def lookup(table: dict[str, Value], name: str, kind: str) -> Value:
+    """Return ``table[name]``; an unknown name gets an error that lists the right ones."""
+    if name in table:
+        return table[name]
+    raise SettingError(unknown_name(kind, name, table))
+
+
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
+    """One sentence about an unknown name, with the nearest right one first."""
+    names = list(known)
+    close = get_close_matches(str(name), names, n=1)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    return f"Unknown {kind} '{name}'.{hint} Known: {', '.join(names)}."

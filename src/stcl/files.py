@@ -1,0 +1,79 @@
+"""Files that parts of the package leave for each other: written whole or not at all, and the exact flow's format.
+
+``data``, ``flow`` and ``twinstreets`` all write files and may not import each other, so what they share lies here.
+"""
+
+import os
+import uuid
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from stcl.errors import DataError
+
+EXACT_FLOW_FOLDER = "exact_flow"
+"""Folder at the root of an exported tree that mirrors the folders of its frames."""
+
+_FLOW_SCALE = 64.0  # KITTI: value = flow * 64 + 2^15
+_FLOW_OFFSET = 2**15
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file so that other processes see all of it or none: a temporary neighbour, then a rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def encode_image(image: NDArray[np.uint8] | NDArray[np.uint16], suffix: str = ".png", quality: int = 95) -> bytes:
+    """Bytes of an image file.
+
+    Args:
+        image: ``(H, W)``, or ``(H, W, 3)`` in the file's order (RGB), uint8 or uint16.
+        suffix: ``.png`` (lossless, lowest compression: several times faster and a little larger) or ``.jpg``.
+        quality: of a JPEG, 0..100.
+    """
+    pixels = image[..., ::-1] if image.ndim == 3 else image  # OpenCV stores BGR
+    setting = [cv2.IMWRITE_PNG_COMPRESSION, 1] if suffix == ".png" else [cv2.IMWRITE_JPEG_QUALITY, quality]
+    return cv2.imencode(suffix, np.ascontiguousarray(pixels), setting)[1].tobytes()
+
+
+def exact_flow_path(root: Path, image_a: Path, image_b: Path) -> Path:
+    """Where the exact flow from one frame to another lies in an exported tree.
+
+    ``root/clip_0000/rgb/000001.png -> root/exact_flow/clip_0000/rgb/000001_to_000000.png``
+    """
+    folder = root / EXACT_FLOW_FOLDER / image_a.parent.relative_to(root)
+    return folder / f"{image_a.stem}_to_{image_b.stem}.png"
+
+
+def encode_flow(flow: NDArray[np.float32], valid: NDArray[np.bool_]) -> bytes:
+    """A flow as the KITTI benchmark stores it: 16-bit RGB PNG of ``(64 u + 2^15, 64 v + 2^15, valid)``.
+
+    Steps of 1/64 pixel, up to 511 pixels; longer vectors are cut to that and marked invalid.
+
+    Args:
+        flow: ``(2, H, W)`` pixels.
+        valid: ``(H, W)``, False where the pixel is not seen in the other frame.
+    """
+    limit = 511.0
+    fits = (np.abs(flow) <= limit).all(axis=0)
+    stored = np.rint(np.clip(np.nan_to_num(flow), -limit, limit) * _FLOW_SCALE + _FLOW_OFFSET)
+    return encode_image(np.stack((stored[0], stored[1], valid & fits), axis=-1).astype(np.uint16))
+
+
+def read_flow_png(path: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """The flow ``(2, H, W)`` float32 pixels and the valid pixels ``(H, W)`` of a KITTI flow PNG."""
+    content = np.frombuffer(path.read_bytes(), np.uint8)
+    stored = cv2.imdecode(content, cv2.IMREAD_UNCHANGED) if content.size else None
+    if stored is None or stored.dtype != np.uint16 or stored.ndim != 3 or stored.shape[2] != 3:
+        found = "an unreadable file" if stored is None else f"{stored.dtype} of shape {stored.shape}"
+        raise DataError(f"Flow file {path}: expected a 16-bit PNG with 3 channels, found {found}. Write it again.")
+    flow = (stored[..., 2:0:-1].astype(np.float32) - _FLOW_OFFSET) / _FLOW_SCALE  # (H, W, 2): u is the file's red
+    return np.ascontiguousarray(flow.transpose(2, 0, 1)), stored[..., 0] > 0

@@ -1,0 +1,74 @@
+"""Fill a flow cache before training."""
+
+from collections.abc import Sized
+from typing import Any, Protocol
+
+import cv2
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.data import DataLoader, Dataset
+
+from stcl.errors import DataError, SettingError
+from stcl.flow.cache import CachedFlow
+
+
+class Clips(Sized, Protocol):
+    """A data set of clips that asks ``flow`` for the flow of every clip it loads."""
+
+    flow: Any
+
+    def __getitem__(self, item: int) -> object:
+        """Load one clip."""
+        ...
+
+
+def precompute(clips: Clips, workers: int = 0, progress: bool = True) -> int:
+    """Load every clip once, so that its flows come to lie in the cache.
+
+    Args:
+        clips: a ``ClipDataset`` whose ``flow`` is a :class:`CachedFlow`.
+        workers: processes; 0 computes in this one.
+        progress: show a bar.
+
+    Returns:
+        Number of files that were written.
+    """
+    if not isinstance(clips.flow, CachedFlow):
+        raise SettingError("Flow can be precomputed only for clips with a flow cache. Give the flow a cache folder.")
+    folder = clips.flow.folder
+    before = _count(folder)
+    loader: DataLoader[Any] = DataLoader(
+        _Touch(clips), batch_size=None, num_workers=workers, worker_init_fn=_single_threaded
+    )
+    columns = (TextColumn("flow -> {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, disable=not progress) as bar:
+        task = bar.add_task(str(folder), total=len(clips))
+        for error in loader:
+            if isinstance(error, DataError):
+                raise error
+            bar.advance(task)
+    return _count(folder) - before
+
+
+class _Touch(Dataset[Any]):
+    """Loads clips and hands back nothing, or the DataError as a value (a worker's traceback would bury it)."""
+
+    def __init__(self, clips: Clips) -> None:
+        self.clips = clips
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, item: int) -> DataError | int:
+        try:
+            self.clips[item]
+        except DataError as error:
+            return error
+        return 0
+
+
+def _count(folder: Any) -> int:
+    return sum(1 for _ in folder.glob("*.npz"))
+
+
+def _single_threaded(worker: int) -> None:
+    cv2.setNumThreads(0)

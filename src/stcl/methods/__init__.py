@@ -1,0 +1,20 @@
+"""Adaptation methods: one file a method, each reading like the paper's algorithm."""
+
+from stcl.errors import lookup
+from stcl.methods.base import AdaptationMethod, DomainBatch, Optimization, Preparation
+from stcl.methods.source_only import SourceOnly
+from stcl.methods.stcl import STCL
+
+METHODS: dict[str, type[AdaptationMethod]] = {
+    "source_only": SourceOnly,
+    "stcl": STCL,
+}
+"""Every method by name."""
+
+
+def get_method(name: str) -> type[AdaptationMethod]:
+    """The method class called ``name``; an unknown name lists the right ones."""
+    return lookup(METHODS, name, "method")
+
+
+__all__ = ["METHODS", "AdaptationMethod", "DomainBatch", "Optimization", "Preparation", "get_method"]

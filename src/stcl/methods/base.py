@@ -1,0 +1,268 @@
+"""What every adaptation method shares: optimiser, schedule, weight average, preparation of the clips, logging.
+
+A method file adds its arguments, the clips it needs and its :meth:`AdaptationMethod.losses`, and nothing else.
+"""
+
+from abc import abstractmethod
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NotRequired, TypedDict
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from stcl.errors import SettingError
+from stcl.labels import LabelSpace
+from stcl.models.segmenter import Tap, VideoSegmenter
+from stcl.models.teacher import EmaTeacher
+from stcl.ops.augment import StrongAugmentation, crop_clip, flip_clip, rescale_clip, strong_augment
+from stcl.ops.histogram import match_histogram
+from stcl.types import ClipSpec, FramePair, SegOutput, VideoClip
+
+Statistics = Literal["source", "target", "running"]
+
+
+class DomainBatch(TypedDict):
+    """One training batch: labelled source clips and, where the method wants them, unlabelled target clips."""
+
+    source: VideoClip
+    target: NotRequired[VideoClip]
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """Optimiser and schedule.
+
+    Args:
+        optimizer: ``sgd`` or ``adamw``.
+        learning_rate: of the backbone and the fusion layer.
+        head_factor: the heads learn this many times faster.
+        momentum: of SGD.
+        weight_decay: L2 penalty (SGD) or decoupled decay (AdamW).
+        schedule_steps: length of the polynomial decay; None takes the number of training steps. Not the stopping point:
+            the published recipe decays over 250,000 steps and stops at 40,000.
+        power: exponent of the polynomial decay.
+        warmup_steps: steps over which the rate rises linearly from 0.
+    """
+
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    learning_rate: float = 1e-3
+    head_factor: float = 1.0
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule_steps: int | None = None
+    power: float = 0.9
+    warmup_steps: int = 0
+
+    def factor(self, step: int, steps: int) -> float:
+        """Multiple of the learning rate at ``step`` of a run of ``steps``."""
+        rise = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        length = self.schedule_steps or steps
+        return rise * max(0.0, 1 - step / max(length, 1)) ** self.power
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What happens to a batch on the device before a method sees it.
+
+    Args:
+        match_histogram: source clips take the colour histogram of their target frame.
+        augment_source: source clips are strongly augmented, too.
+        flip: probability of a horizontal flip, drawn per clip, for frames, labels and flow together.
+        rescale: range of one random scale per batch for the source; larger clips are cropped, smaller ones stay smaller.
+        strong: the strong augmentation.
+    """
+
+    match_histogram: bool = False
+    augment_source: bool = False
+    flip: float = 0.5
+    rescale: tuple[float, float] = (1.0, 1.0)
+    strong: StrongAugmentation = field(default_factory=StrongAugmentation)
+
+
+class AdaptationMethod(LightningModule):
+    """Base of all methods.
+
+    Args:
+        network: the student.
+        space: classes that are trained.
+        seed: with the step it determines every random draw.
+        optimization: optimiser and schedule.
+        preparation: colour matching, augmentation and geometry.
+        ema_momentum: of the weight average that is evaluated (and that teaches, where a method wants that).
+        aux_weight: weight of the auxiliary head's losses.
+        evaluation_statistics: batch-norm statistics of the evaluated network: recomputed on ``source`` or unlabelled
+            ``target`` training frames after the last step, or as they ran along (``running``).
+    """
+
+    def __init__(
+        self,
+        network: VideoSegmenter,
+        space: LabelSpace,
+        seed: int = 0,
+        optimization: Optimization = Optimization(),
+        preparation: Preparation = Preparation(),
+        ema_momentum: float = 0.99,
+        aux_weight: float = 0.1,
+        evaluation_statistics: Statistics = "source",
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.space = space
+        self.seed = seed
+        self.optimization = optimization
+        self.preparation = preparation
+        self.aux_weight = aux_weight
+        self.evaluation_statistics = evaluation_statistics
+        self.average = EmaTeacher(network, momentum=ema_momentum, kind="ema", statistics="running")
+
+    # ---- what a method declares ----
+
+    @property
+    def source_spec(self) -> ClipSpec:
+        """Source clips that the method wants, with labels."""
+        return ClipSpec(frames=(0, -1), flows=((0, -1),), labels=(0, -1))
+
+    @property
+    def target_spec(self) -> ClipSpec | None:
+        """Target clips that the method wants, without labels; None where it looks at no target frame."""
+        return ClipSpec(frames=(0,)) if self.preparation.match_histogram else None
+
+    @abstractmethod
+    def losses(self, source: VideoClip, target: VideoClip | None, generator: torch.Generator) -> dict[str, Tensor]:
+        """Weighted loss terms of one step by name; their sum is minimised.
+
+        Args:
+            source: labelled clips, float RGB 0..1 on the device.
+            target: unlabelled clips, likewise, or None.
+            generator: random draws of this step, on the device.
+        """
+
+    # ---- what the base does ----
+
+    def training_step(self, batch: DomainBatch, batch_index: int) -> Tensor:
+        """Prepare the clips, sum the method's losses, log each of them."""
+        generator = self.step_generator()
+        source, target = self.prepare(batch, generator)
+        terms = self.losses(source, target, generator)
+        total = torch.stack(list(terms.values())).sum()
+        self.log_dict({f"loss/{name}": term.detach() for name, term in terms.items()}, batch_size=len(source.names))
+        self.log("loss/total", total.detach(), prog_bar=True, batch_size=len(source.names))
+        return total
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Move the weight average after every optimiser step."""
+        self.average.update(self.network, self.global_step)
+
+    def step_generator(self) -> torch.Generator:
+        """Random draws of the current step: a function of (seed, process, step) alone, so a resumed run repeats them."""
+        mixed = (self.seed * 1_000_003 + self.global_step) * 1_009 + self.global_rank
+        return torch.Generator(device=self.device).manual_seed(mixed % 2**63)
+
+    def prepare(self, batch: DomainBatch, generator: torch.Generator) -> tuple[VideoClip, VideoClip | None]:
+        """Float frames on the device, colours matched, geometry drawn for the whole clip (method sections 3.1, 3.2)."""
+        preparation = self.preparation
+        source = _to_float(batch["source"])
+        target = _to_float(batch["target"]) if "target" in batch else None
+        if preparation.match_histogram and target is not None:
+            source = replace(source, frames=match_histogram(source.frames, target.frames[:, :1]))
+        source = self._geometry(source, generator, preparation.rescale)
+        if target is not None:
+            target = self._geometry(target, generator)
+        if preparation.augment_source:
+            source = self.augment(source, generator)
+        return source, target
+
+    def augment(self, clip: VideoClip, generator: torch.Generator) -> VideoClip:
+        """Strongly augmented frames, one draw for all frames of a clip."""
+        return replace(clip, frames=strong_augment(clip.frames, self.preparation.strong, generator))
+
+    def _geometry(
+        self, clip: VideoClip, generator: torch.Generator, rescale: tuple[float, float] = (1.0, 1.0)
+    ) -> VideoClip:
+        chosen = torch.rand(len(clip.frames), generator=generator, device=clip.frames.device) < self.preparation.flip
+        clip = flip_clip(clip, chosen)
+        low, high = rescale
+        if (low, high) == (1.0, 1.0):
+            return clip
+        # The scale sets tensor shapes, so it must be known to the host: drawn there, from the same (seed, step).
+        host = torch.Generator().manual_seed((self.seed * 1_000_003 + self.global_step) % 2**63)
+        scale, y, x = torch.rand(3, generator=host).tolist()
+        height, width = clip.size
+        factor = low + (high - low) * scale
+        grid = 8
+        new_height, new_width = (max(grid, round(side * factor / grid) * grid) for side in (height, width))
+        clip = rescale_clip(clip, (new_height, new_width))
+        crop_height, crop_width = min(height, new_height), min(width, new_width)
+        top, left = int(y * (new_height - crop_height + 1)), int(x * (new_width - crop_width + 1))
+        return crop_clip(clip, top, left, (crop_height, crop_width))
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Parameter groups by role under one polynomial schedule."""
+        setting = self.optimization
+        groups = self.network.parameter_groups(setting.learning_rate, setting.head_factor)
+        optimizer: torch.optim.Optimizer
+        if setting.optimizer == "sgd":
+            optimizer = torch.optim.SGD(groups, momentum=setting.momentum, weight_decay=setting.weight_decay)
+        else:
+            optimizer = torch.optim.AdamW(groups, weight_decay=setting.weight_decay)
+        steps = self.trainer.max_steps
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: setting.factor(step, steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    @property
+    def evaluated(self) -> VideoSegmenter:
+        """The network that is evaluated and published: the weight average, never the raw student."""
+        return self.average.network
+
+
+def segment_together(network: VideoSegmenter, pairs: list[FramePair], tap: Tap | None = None) -> list[SegOutput]:
+    """Segment pairs of one domain in one forward pass where their sizes agree, else one after the other.
+
+    One pass per domain also means one set of batch-norm statistics per domain. A tap needs the joint pass.
+    """
+    sizes = {pair.current.shape[-2:] for pair in pairs}
+    if len(sizes) > 1:
+        if tap is not None:
+            raise SettingError(f"Frames of different sizes {sorted(map(tuple, sizes))} cannot share one forward pass.")
+        return [network(pair) for pair in pairs]
+    lengths = [len(pair.current) for pair in pairs]
+    return _split(network(_join(pairs), tap), lengths)
+
+
+def _join(pairs: list[FramePair]) -> FramePair:
+    still = None
+    if any(pair.still is not None for pair in pairs):
+        still = torch.cat(
+            [
+                pair.still if pair.still is not None else pair.current.new_zeros(
+                    (len(pair.current), *pair.current.shape[-2:]), dtype=torch.bool
+                )
+                for pair in pairs
+            ]
+        )
+    previous = [pair.previous for pair in pairs if pair.previous is not None]
+    flow = [pair.flow for pair in pairs if pair.flow is not None]
+    return FramePair(
+        torch.cat([pair.current for pair in pairs]),
+        torch.cat(previous) if previous else None,
+        torch.cat(flow) if flow else None,
+        still,
+    )
+
+
+def _split(output: SegOutput, lengths: list[int]) -> list[SegOutput]:
+    def parts(tensor: Tensor | None) -> list[Any]:
+        return [None] * len(lengths) if tensor is None else list(tensor.split(lengths))
+
+    features = {name: parts(tensor) for name, tensor in output.features.items()}
+    columns = zip(parts(output.logits), parts(output.aux), parts(output.previous_logits), strict=True)
+    return [
+        SegOutput(logits, aux, {name: split[i] for name, split in features.items()}, previous)
+        for i, (logits, aux, previous) in enumerate(columns)
+    ]
+
+
+def _to_float(clip: VideoClip) -> VideoClip:
+    return replace(clip, frames=clip.frames.float() / 255)
+

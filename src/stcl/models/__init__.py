@@ -1,0 +1,90 @@
+"""Segmentation networks: backbones, heads, temporal fusion, teacher and weights.
+
+A backbone is one file and one line in :data:`BACKBONES`; the tests of its contract run over that dict.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+from functools import partial
+from typing import Any
+
+from stcl.errors import SettingError, lookup, unknown_name
+from stcl.models.backbone import Backbone, Tap
+from stcl.models.fusion import ScoreFusion
+from stcl.models.heads import HEADS, HeadSettings, TpsHead
+from stcl.models.resnet import ResNet
+from stcl.models.segmenter import VideoSegmenter
+from stcl.models.small import SmallBackbone
+from stcl.models.statistics import Statistics, hold_statistics, inference_statistics, recalibrate
+from stcl.models.teacher import EmaTeacher, TeacherKind
+from stcl.models.weights import load_weights, save_weights
+
+__all__ = [
+    "BACKBONES",
+    "HEADS",
+    "Backbone",
+    "EmaTeacher",
+    "HeadSettings",
+    "ScoreFusion",
+    "Statistics",
+    "Tap",
+    "TeacherKind",
+    "VideoSegmenter",
+    "build_segmenter",
+    "hold_statistics",
+    "inference_statistics",
+    "load_weights",
+    "published",
+    "recalibrate",
+    "save_weights",
+]
+
+BACKBONES: dict[str, Callable[..., Backbone]] = {
+    "small": SmallBackbone,
+    "resnet50": partial(ResNet, depth=50),
+    "resnet101": partial(ResNet, depth=101),
+}
+"""Every backbone by name; called with its settings."""
+
+
+def build_segmenter(
+    classes: int,
+    backbone: str = "small",
+    head: str = "stcl",
+    auxiliary: bool = True,
+    backbone_settings: Mapping[str, Any] | None = None,
+    head_settings: Mapping[str, Any] | None = None,
+) -> VideoSegmenter:
+    """A segmenter with fresh weights.
+
+    Args:
+        classes: number of classes C.
+        backbone: a name of :data:`BACKBONES`.
+        head: a name of :data:`HEADS`.
+        auxiliary: add the auxiliary head on the stage before the last.
+        backbone_settings: arguments of the backbone, e.g. ``{"width": 24}``.
+        head_settings: fields of :class:`HeadSettings` that differ from the backbone's own.
+    """
+    if classes < 1:
+        raise SettingError(f"A segmenter needs at least one class, not {classes}.")
+    build_backbone, build_head = lookup(BACKBONES, backbone, "backbone"), lookup(HEADS, head, "head")
+    known = list(inspect.signature(build_backbone).parameters)
+    _check_names(f"setting of backbone '{backbone}'", backbone_settings, known)
+    _check_names("head setting", head_settings, [field.name for field in fields(HeadSettings)])
+    body = build_backbone(**(backbone_settings or {}))
+    settings = replace(body.head_settings, **(head_settings or {}))
+    main, before = body.stages[-1], body.stages[-2]
+    aux_head = TpsHead(body.channels[before], classes, settings) if auxiliary else None
+    return VideoSegmenter(body, build_head(body.channels[main], classes, settings), aux_head, ScoreFusion(classes))
+
+
+def published(classes: int, head: str = "stcl", freeze_norm_affine: bool = True) -> VideoSegmenter:
+    """The published CNN: ResNet-101 with the STCL head ("layer7"), or with ``head="tps"`` ("layer6")."""
+    return build_segmenter(classes, "resnet101", head, backbone_settings={"freeze_norm_affine": freeze_norm_affine})
+
+
+def _check_names(kind: str, settings: Mapping[str, Any] | None, known: list[str]) -> None:
+    for name in settings or {}:
+        if name not in known:
+            raise SettingError(unknown_name(kind, name, known))

@@ -1,0 +1,139 @@
+"""The video segmenter (``method.md`` section 2): backbone -> head -> fusion with the previous frame's scores."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from stcl.errors import SettingError, lookup
+from stcl.models.backbone import Backbone, Tap
+from stcl.models.fusion import ScoreFusion, align_previous
+from stcl.models.statistics import hold_statistics
+from stcl.types import FramePair, SegOutput
+
+
+class FrameScores(NamedTuple):
+    """Unfused scores of one frame.
+
+    Attributes:
+        main: ``(B, C, h, w)``.
+        aux: ``(B, C, h', w')`` on the auxiliary stage's own grid, or None.
+        features: stage -> feature map.
+    """
+
+    main: Tensor
+    aux: Tensor | None
+    features: dict[str, Tensor]
+
+
+class VideoSegmenter(nn.Module):
+    """Segments a frame with the help of the frame before.
+
+    Args:
+        backbone: image to feature maps; see its contract.
+        head: last stage's features ``(B, channels, h, w)`` to scores ``(B, C, h, w)``.
+        aux_head: the same for ``aux_stage``, or None.
+        fusion: W, shared by main and auxiliary scores.
+        aux_stage: stage that feeds the auxiliary head; the one before the last unless told otherwise.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: nn.Module,
+        aux_head: nn.Module | None,
+        fusion: ScoreFusion,
+        aux_stage: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.stage = backbone.stages[-1]
+        self.aux_stage = aux_stage or backbone.stages[-2]
+        lookup(backbone.channels, self.aux_stage, "backbone stage")
+        self.backbone = backbone
+        self.head = head
+        self.aux_head = aux_head
+        self.fusion = fusion
+
+    def forward(self, pair: FramePair, tap: Tap | None = None) -> SegOutput:
+        """Scores of the current frame, fused with the previous frame's where there is one.
+
+        The previous frame runs without gradient. In training mode it is normalised with its own batch statistics
+        like the current one, but does not move the running statistics: they follow the current frames alone, so that
+        a step moves them once. A still image has no previous frame and its scores are not fused, as W's initial
+        value [identity, 0] leaves them.
+
+        Args:
+            pair: the frames, their flow, and what does not move.
+            tap: sees and may change each stage's features of the CURRENT frame (feature-level fusion).
+        """
+        current = self.frame_scores(pair.current, tap)
+        if pair.previous is None:
+            return SegOutput(current.main, current.aux, current.features)
+        if pair.flow is None:
+            raise SettingError("A frame pair with a previous frame needs the flow current -> previous.")
+        previous = self._constant_scores(pair.previous)
+        return self._fuse(current, previous, pair.flow, pair.still)
+
+    def frame_scores(self, image: Tensor, tap: Tap | None = None) -> FrameScores:
+        """Unfused scores phi(x) of float RGB 0..1 ``image (B, 3, H, W)``."""
+        features = self.backbone(image, tap)
+        aux = None if self.aux_head is None else self.aux_head(features[self.aux_stage])
+        return FrameScores(self.head(features[self.stage]), aux, features)
+
+    @torch.no_grad()
+    def stream(self, frames: Iterable[tuple[Tensor, Tensor | None]]) -> Iterator[SegOutput]:
+        """Segment a video; each frame passes the network once, as only scores of the frame before are kept.
+
+        Call ``eval()`` first; the outputs then equal those of :meth:`forward` on each pair of neighbours.
+
+        Args:
+            frames: ``(frame (1, 3, H, W), flow to the previous frame (1, 2, H, W))``; the flow is None for the first
+                frame and after a cut.
+        """
+        previous: FrameScores | None = None
+        for image, flow in frames:
+            current = self.frame_scores(image)
+            if flow is None:
+                yield SegOutput(current.main, current.aux, current.features)
+            elif previous is None:
+                raise SettingError("The first frame of a stream has no previous frame: its flow must be None.")
+            else:
+                yield self._fuse(current, previous, flow, None)
+            previous = current._replace(features={})
+
+    def parameter_roles(self) -> dict[str, list[nn.Parameter]]:
+        """Trainable parameters by role; frozen ones are left out."""
+        heads = [self.head] if self.aux_head is None else [self.head, self.aux_head]
+        modules: dict[str, list[nn.Module]] = {"backbone": [self.backbone], "heads": heads, "fusion": [self.fusion]}
+        return {
+            role: [parameter for part in parts for parameter in part.parameters() if parameter.requires_grad]
+            for role, parts in modules.items()
+        }
+
+    def parameter_groups(
+        self, rate: float, head_factor: float = 10.0, weight_decay: float | None = None
+    ) -> list[dict[str, Any]]:
+        """Groups for an optimiser, as published: heads learn ``head_factor`` times faster, W as fast as the backbone.
+
+        Each group names its ``role``: ``backbone``, ``heads`` or ``fusion``. Weight decay holds for every parameter,
+        biases and norms included, as published; None leaves it to the optimiser's own argument.
+        """
+        factors = {"backbone": 1.0, "heads": head_factor, "fusion": 1.0}
+        decay = {} if weight_decay is None else {"weight_decay": weight_decay}
+        return [
+            {"role": role, "params": parameters, "lr": rate * factors[role], **decay}
+            for role, parameters in self.parameter_roles().items()
+        ]
+
+    @torch.no_grad()
+    def _constant_scores(self, image: Tensor) -> FrameScores:
+        with hold_statistics(self):
+            return self.frame_scores(image)
+
+    def _fuse(self, current: FrameScores, previous: FrameScores, flow: Tensor, still: Tensor | None) -> SegOutput:
+        warped = align_previous(previous.main, current.main, flow, still)
+        aux = None
+        if current.aux is not None and previous.aux is not None:
+            aux = self.fusion(current.aux, align_previous(previous.aux, current.aux, flow, still))
+        return SegOutput(self.fusion(current.main, warped), aux, current.features, warped)

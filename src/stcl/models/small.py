@@ -1,0 +1,124 @@
+"""A small backbone to be trained from scratch on two CPU cores: residual encoder to stride 16, light decoder to 4.
+
+The deep part works at strides 8 and 16, where a 3x3 convolution sees far and costs little; the top-down path (as in
+Lin et al. 2017, arXiv 1612.03144) brings what it knows back to stride 4, where poles and signs still exist. Plain 3x3
+convolutions (He et al. 2016) are faster on a CPU than depthwise ones of the same capacity; channels_last saves the
+layout changes between them.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stcl.errors import SettingError
+from stcl.models.backbone import Backbone, Tap, channel_constants, freeze_affine, untapped
+from stcl.models.heads import HeadSettings
+
+RGB_MEAN = (0.485, 0.456, 0.406)
+RGB_STD = (0.229, 0.224, 0.225)
+"""Usual mean and standard deviation of natural images, RGB 0..1."""
+
+
+class ConvNormRelu(nn.Sequential):
+    """3x3 convolution without bias, batch norm, ReLU: ``(B, C, h, w) -> (B, C', h / stride, w / stride)``."""
+
+    def __init__(self, channels: int, outputs: int, stride: int = 1, dilation: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(channels, outputs, 3, stride, padding=dilation, dilation=dilation, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+        )
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut, which is projected where stride or channels change."""
+
+    def __init__(self, channels: int, outputs: int, stride: int = 1, dilation: int = 1) -> None:
+        super().__init__()
+        self.first = ConvNormRelu(channels, outputs, stride, dilation)
+        self.second = nn.Conv2d(outputs, outputs, 3, padding=dilation, dilation=dilation, bias=False)
+        self.norm = nn.BatchNorm2d(outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or channels != outputs:
+            projection = nn.Conv2d(channels, outputs, 1, stride, bias=False)
+            self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(outputs))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Residual function plus shortcut, then ReLU."""
+        hidden = self.norm(self.second(self.first(features)))
+        return F.relu(hidden + self.shortcut(features), inplace=True)
+
+
+class TopDown(nn.Module):
+    """Coarse features, up-sampled, plus fine ones; then a 3x3 convolution."""
+
+    def __init__(self, coarse: int, fine: int, outputs: int) -> None:
+        super().__init__()
+        self.from_coarse = nn.Conv2d(coarse, outputs, 1, bias=False)
+        self.from_fine = nn.Conv2d(fine, outputs, 1, bias=False)
+        self.norm = nn.BatchNorm2d(outputs)
+        self.smooth = ConvNormRelu(outputs, outputs)
+
+    def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
+        """``(B, coarse, h, w)`` and ``(B, fine, h', w')`` to ``(B, outputs, h', w')``."""
+        lifted = self.from_coarse(coarse)  # (B, outputs, h, w)
+        lifted = F.interpolate(lifted, fine.shape[-2:], mode="bilinear", align_corners=True)  # fine's grid
+        merged = F.relu(self.norm(lifted + self.from_fine(fine)), inplace=True)
+        smoothed: Tensor = self.smooth(merged)
+        return smoothed
+
+
+class SmallBackbone(Backbone):
+    """Stages ``stage1`` (stride 4), ``stage2`` (8), ``stage3`` (16), ``decode8`` and, at output stride 4, ``decode4``.
+
+    Args:
+        width: channels of the stem; the stages have 2, 4, 8, 4 and 2 times as many.
+        output_stride: stride of the last stage, 4 or 8.
+        freeze_norm_affine: keep batch-norm scale and shift fixed (for a fine-tuning like the published one).
+    """
+
+    head_settings = HeadSettings(dilations=(1, 6), width=64, initial_std=None)
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, width: int = 32, output_stride: int = 4, freeze_norm_affine: bool = False) -> None:
+        super().__init__()
+        if output_stride not in (4, 8):
+            raise SettingError(f"The small backbone has output stride 4 or 8, not {output_stride}.")
+        if width < 1:
+            raise SettingError(f"The small backbone's width is its stem's number of channels, not {width}.")
+        self.channels = {"stage1": 2 * width, "stage2": 4 * width, "stage3": 8 * width, "decode8": 4 * width}
+        self.strides = {"stage1": 4, "stage2": 8, "stage3": 16, "decode8": 8}
+        self.stem = ConvNormRelu(3, width, stride=2)
+        self.stage1 = ResidualBlock(width, 2 * width, stride=2)
+        self.stage2 = nn.Sequential(ResidualBlock(2 * width, 4 * width, stride=2), ResidualBlock(4 * width, 4 * width))
+        self.stage3 = nn.Sequential(
+            ResidualBlock(4 * width, 8 * width, stride=2), ResidualBlock(8 * width, 8 * width, dilation=2)
+        )
+        self.decode8 = TopDown(8 * width, 4 * width, 4 * width)
+        if output_stride == 4:
+            self.channels["decode4"] = 2 * width
+            self.strides["decode4"] = 4
+            self.decode4 = TopDown(4 * width, 2 * width, 2 * width)
+        self.stages = tuple(self.channels)
+        self.register_buffer("mean", channel_constants(RGB_MEAN), persistent=False)
+        self.register_buffer("std", channel_constants(RGB_STD), persistent=False)
+        if freeze_norm_affine:
+            freeze_affine(self)
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """RGB 0..1 to about zero mean and unit variance."""
+        return (image - self.mean) / self.std
+
+    def forward(self, image: Tensor, tap: Tap | None = None) -> dict[str, Tensor]:
+        """See :class:`Backbone`; the decoder eats what the tap made of the encoder's stages."""
+        tap = tap or untapped
+        image = self.normalise(image).contiguous(memory_format=torch.channels_last)
+        stage1 = tap("stage1", self.stage1(self.stem(image)))  # (B, 2w, H/4, W/4)
+        stage2 = tap("stage2", self.stage2(stage1))  # (B, 4w, H/8, W/8)
+        stage3 = tap("stage3", self.stage3(stage2))  # (B, 8w, H/16, W/16)
+        decode8 = tap("decode8", self.decode8(stage3, stage2))  # (B, 4w, H/8, W/8)
+        features = {"stage1": stage1, "stage2": stage2, "stage3": stage3, "decode8": decode8}
+        if "decode4" in self.channels:
+            features["decode4"] = tap("decode4", self.decode4(decode8, stage1))  # (B, 2w, H/4, W/4)
+        return features

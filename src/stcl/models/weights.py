@@ -1,0 +1,84 @@
+"""Weights on disk: safetensors with a few words of metadata; loaded as data, never as code."""
+
+import os
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from stcl.errors import CheckpointError
+
+SHOWN = 5
+"""How many names of each kind a message lists."""
+
+
+def save_weights(network: nn.Module, path: str | Path, metadata: dict[str, str] | None = None) -> None:
+    """Write the state of ``network`` to ``path``; the file appears whole or not at all.
+
+    Args:
+        network: any module.
+        path: a ``.safetensors`` file; its folder is made.
+        metadata: what a reader should know (classes, backbone, step, licence), as words.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # clone: safetensors refuses tensors that share memory
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in network.state_dict().items()}
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        save_file(tensors, partial, metadata=metadata or {})
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_weights(network: nn.Module, path: str | Path) -> dict[str, str]:
+    """Load ``path`` into ``network`` and return the file's metadata; nothing changes unless every tensor fits."""
+    tensors, metadata = read_weights(path)
+    differences = compare_states(tensors, network.state_dict())
+    if differences:
+        raise CheckpointError(
+            f"'{path}' belongs to another network than this {type(network).__name__}: {'; '.join(differences)}. "
+            f"Build the network with the settings of the file{_recorded(metadata)}, or choose another file."
+        )
+    network.load_state_dict(tensors)
+    return metadata
+
+
+def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors by name and metadata of a safetensors file."""
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"There is no weights file '{path}'. Check the path, or train a network first.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+            return tensors, file.metadata() or {}
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"'{path}' is not a whole safetensors file ({path.stat().st_size} bytes: {error}). "
+            "Copy or download it again; files of torch.save have to be converted first."
+        ) from error
+
+
+def compare_states(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> list[str]:
+    """What keeps ``found`` from being a state of the network whose state is ``wanted``; empty if nothing does."""
+    missing = [name for name in wanted if name not in found]
+    unexpected = [name for name in found if name not in wanted]
+    shapes = [
+        f"{name} {tuple(found[name].shape)} instead of {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in found and found[name].shape != wanted[name].shape
+    ]
+    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    return [f"{len(names)} {kind} ({_first(names)})" for kind, names in kinds.items() if names]
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+
+
+def _recorded(metadata: dict[str, str]) -> str:
+    words = ", ".join(f"{key}: {value}" for key, value in sorted(metadata.items()))
+    return f" ({words[:300]})" if words else ""

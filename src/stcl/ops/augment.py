@@ -1,0 +1,184 @@
+"""Strong augmentation and geometry of whole clips, on the device.
+
+A clip is changed as a whole: one draw of colours and blur for all of its frames, and geometry moves frames, labels and
+flow together. Every random number comes from the caller's generator. Colours follow torchvision's definition of colour
+jitter (factors, not offsets; contrast about the mean of the grey image) in a fixed order.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from kornia.color import rgb_to_grayscale
+from kornia.enhance import (
+    adjust_brightness_accumulative,
+    adjust_contrast_with_mean_subtraction,
+    adjust_hue,
+    adjust_saturation_with_gray_subtraction,
+)
+from kornia.filters import filter2d_separable, get_gaussian_kernel1d
+from torch import Tensor
+
+from stcl.errors import SettingError
+from stcl.ops.warp import flip_flow, resize_flow
+from stcl.types import VideoClip
+
+
+@dataclass(frozen=True)
+class StrongAugmentation:
+    """Strong augmentation; the defaults are the published ones for 1024x512 frames.
+
+    Args:
+        jitter_probability: of colour jitter, per clip.
+        brightness: the factor is drawn from 1 - brightness .. 1 + brightness, not below 0.
+        contrast: likewise, about the clip's mean grey.
+        saturation: likewise, 0 is grey.
+        hue: largest shift as a share of the colour circle, 0..0.5.
+        grey_probability: of dropping the colours.
+        blur_probability: of Gaussian blur.
+        blur_kernels_px: sizes of the blur, of which one is drawn, in pixels of the frames as they are trained on: odd
+            numbers. The standard deviation follows from the size.
+    """
+
+    jitter_probability: float = 0.8
+    brightness: float = 0.8
+    contrast: float = 0.8
+    saturation: float = 0.8
+    hue: float = 0.2
+    grey_probability: float = 0.2
+    blur_probability: float = 0.6
+    blur_kernels_px: tuple[int, ...] = (5, 7, 9)
+
+    def __post_init__(self) -> None:
+        for name in ("jitter_probability", "grey_probability", "blur_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SettingError(f"{name} is a probability 0..1, not {getattr(self, name)}.")
+        for name, largest in (("brightness", None), ("contrast", None), ("saturation", None), ("hue", 0.5)):
+            value = getattr(self, name)
+            if value < 0 or (largest is not None and value > largest):
+                raise SettingError(f"{name} is at least 0{f' and at most {largest}' if largest else ''}, not {value}.")
+        if not self.blur_kernels_px or any(size < 1 or size % 2 == 0 for size in self.blur_kernels_px):
+            raise SettingError(f"blur_kernels_px takes odd numbers of at least 1, not {self.blur_kernels_px}.")
+
+
+NO_AUGMENTATION = StrongAugmentation(jitter_probability=0, grey_probability=0, blur_probability=0)
+"""Leaves every frame as it is."""
+
+
+@torch.no_grad()
+def strong_augment(frames: Tensor, settings: StrongAugmentation, generator: torch.Generator) -> Tensor:
+    """Colour jitter, grey, blur: each clip has its own draw, which all of its frames share.
+
+    Args:
+        frames: ``(B, T, 3, H, W)`` float RGB 0..1. Bytes or mean-subtracted frames are refused or wrong.
+        settings: what to do how often.
+        generator: source of the draws. Their number does not depend on ``settings``.
+
+    Returns:
+        Shape of ``frames``, 0..1.
+    """
+    if not frames.is_floating_point():
+        raise TypeError(f"strong_augment takes float frames 0..1, not {frames.dtype}: divide bytes by 255 first.")
+    batch, length, _, height, width = frames.shape
+    draw = torch.rand(batch, 8, generator=generator, device=generator.device).to(frames.device).unbind(1)
+
+    # one tall image a clip, so that statistics (the contrast's mean) are the clip's
+    tall = frames.transpose(1, 2).reshape(batch, 3, length * height, width)
+    if settings.jitter_probability > 0:
+        tall = torch.where(_chosen(draw[0], settings.jitter_probability), _jitter(tall, settings, draw[1:5]), tall)
+    if settings.grey_probability > 0:
+        tall = torch.where(_chosen(draw[5], settings.grey_probability), rgb_to_grayscale(tall), tall)
+    if settings.blur_probability > 0:
+        stack = tall.view(batch, 3 * length, height, width)
+        blurred = _blur(stack, settings.blur_kernels_px, draw[7]).view_as(tall)
+        tall = torch.where(_chosen(draw[6], settings.blur_probability), blurred, tall)
+    return tall.view(batch, 3, length, height, width).transpose(1, 2).contiguous()
+
+
+def _chosen(draw: Tensor, probability: float) -> Tensor:
+    return (draw < probability).view(-1, 1, 1, 1)
+
+
+def _jitter(image: Tensor, settings: StrongAugmentation, draw: tuple[Tensor, ...]) -> Tensor:
+    """Brightness, contrast, saturation, hue, in this order; each step clamps to 0..1."""
+
+    def factor(amount: float, uniform: Tensor) -> Tensor:
+        low = max(0.0, 1 - amount)
+        return low + (1 + amount - low) * uniform
+
+    image = adjust_brightness_accumulative(image, factor(settings.brightness, draw[0]))
+    image = adjust_contrast_with_mean_subtraction(image, factor(settings.contrast, draw[1]))
+    image = adjust_saturation_with_gray_subtraction(image, factor(settings.saturation, draw[2]))
+    if settings.hue > 0:
+        image = adjust_hue(image, (2 * draw[3] - 1) * settings.hue * 2 * torch.pi)  # radians
+    return image.clamp(0, 1)
+
+
+def _blur(image: Tensor, kernels_px: tuple[int, ...], draw: Tensor) -> Tensor:
+    """Gaussian blur of ``(B, N, H, W)``, with one of ``kernels_px`` a sample."""
+    largest = max(kernels_px)
+    if largest // 2 >= min(image.shape[-2:]):
+        raise SettingError(f"A blur of {largest} px does not fit frames of {image.shape[-1]}x{image.shape[-2]} px.")
+    bank = []
+    for size in kernels_px:
+        sigma = 0.3 * ((size - 1) / 2 - 1) + 0.8  # OpenCV's rule: the standard deviation that belongs to a size
+        kernel = get_gaussian_kernel1d(size, sigma, device=image.device, dtype=image.dtype)  # (1, size)
+        bank.append(F.pad(kernel, [(largest - size) // 2] * 2))
+    choice = (draw * len(kernels_px)).long().clamp(max=len(kernels_px) - 1)
+    chosen = torch.cat(bank)[choice]  # (B, largest)
+    # gaussian_blur2d would do, but it reads its standard deviations back to the host
+    return filter2d_separable(image, chosen, chosen).clamp(0, 1)
+
+
+def flip_clip(clip: VideoClip, flip: Tensor) -> VideoClip:
+    """Mirror the clips at ``flip (B,)`` bool horizontally: frames, labels and flow (whose u changes its sign)."""
+
+    def choose(changed: Tensor, kept: Tensor) -> Tensor:
+        return torch.where(flip.view(-1, *(1,) * (kept.ndim - 1)), changed, kept)
+
+    return replace(
+        clip,
+        frames=choose(clip.frames.flip(-1), clip.frames),
+        labels=None if clip.labels is None else choose(clip.labels.flip(-1), clip.labels),
+        flows={key: choose(flip_flow(flow), flow) for key, flow in clip.flows.items()},
+    )
+
+
+def crop_clip(clip: VideoClip, top: int, left: int, size: tuple[int, int]) -> VideoClip:
+    """Cut ``size = (height, width)`` pixels out of every tensor of a clip, from row ``top`` and column ``left`` on."""
+    height, width = size
+    if top < 0 or left < 0 or top + height > clip.size[0] or left + width > clip.size[1]:
+        raise SettingError(
+            f"A crop of {width}x{height} px at column {left}, row {top} does not fit a clip of "
+            f"{clip.size[1]}x{clip.size[0]} px."
+        )
+    return clip.map(lambda tensor: tensor[..., top : top + height, left : left + width])
+
+
+def rescale_clip(clip: VideoClip, size: tuple[int, int]) -> VideoClip:
+    """Resample a batch of clips to ``size = (height, width)`` pixels.
+
+    Frames are interpolated (with a low-pass filter where they shrink), labels take the nearest pixel, flow is
+    interpolated and scaled per axis.
+    """
+    if clip.size == tuple(size):
+        return clip
+    frames = clip.frames.flatten(0, 1)  # (B * T, 3, H, W)
+    resized = F.interpolate(frames.float(), size, mode="bilinear", align_corners=False, antialias=True)
+    if not frames.is_floating_point():
+        resized = resized.round_().clamp_(0, 255)
+    return replace(
+        clip,
+        frames=resized.to(frames.dtype).unflatten(0, clip.frames.shape[:2]),
+        labels=None if clip.labels is None else _nearest(clip.labels, size),
+        flows={key: resize_flow(flow, size) for key, flow in clip.flows.items()},
+    )
+
+
+def _nearest(labels: Tensor, size: tuple[int, int]) -> Tensor:
+    """The pixel under each new pixel's centre, for any integer type."""
+    rows, columns = (
+        ((torch.arange(new, device=labels.device) + 0.5) * (old / new)).long().clamp(max=old - 1)
+        for new, old in zip(size, labels.shape[-2:], strict=True)
+    )
+    return labels[..., rows[:, None], columns]

@@ -1,0 +1,44 @@
+"""Label maps as colours: pure functions on numpy arrays."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stcl.errors import SettingError
+from stcl.labels import IGNORE
+
+
+def colourise(label: NDArray[np.integer], palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Colours of a label map.
+
+    Args:
+        label: train ids ``(H, W)``, integers 0..255.
+        palette: colours ``(256, 3)`` uint8 RGB, as :attr:`stcl.labels.LabelSpace.palette` gives them.
+
+    Returns:
+        Picture ``(H, W, 3)`` uint8 RGB.
+    """
+    if label.ndim != 2 or not np.issubdtype(label.dtype, np.integer):
+        raise SettingError(f"A label map is (H, W) integers; found shape {label.shape} of {label.dtype}.")
+    if palette.shape != (256, 3):
+        raise SettingError(f"A palette is (256, 3) RGB; found shape {palette.shape}.")
+    return palette[label]
+
+
+def overlay(
+    image: NDArray[np.uint8], label: NDArray[np.integer], palette: NDArray[np.uint8], alpha: float = 0.5
+) -> NDArray[np.uint8]:
+    """The image with the colours of its label map laid over it; ignored pixels (255) keep the image.
+
+    Args:
+        image: ``(H, W, 3)`` uint8 RGB.
+        label: train ids ``(H, W)``.
+        palette: ``(256, 3)`` uint8 RGB.
+        alpha: weight of the label colours, 0 (image only) .. 1 (colours only).
+    """
+    if image.shape != (*label.shape, 3):
+        raise SettingError(f"Image {image.shape} and label map {label.shape} do not cover the same pixels.")
+    if not 0.0 <= alpha <= 1.0:
+        raise SettingError(f"alpha must lie in 0..1; found {alpha}.")
+    mixed = (1.0 - alpha) * image + alpha * colourise(label, palette)
+    counted = (label != IGNORE)[..., None]  # (H, W, 1)
+    return np.where(counted, np.rint(mixed).astype(np.uint8), image)

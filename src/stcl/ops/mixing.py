@@ -1,0 +1,114 @@
+"""Cutting patch sequences out of clips and pasting them into others: frames, labels and flow move together.
+
+A patch sequence is the pixels of a chosen class set in every frame of a clip (each frame's own mask). Sources: STCL section
+3.4 (bidirectional fusion at the image-sequence level), ClassMix (Olsson et al. 2021) for the choice by class.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from stcl.errors import SettingError
+from stcl.labels import IGNORE
+from stcl.types import VideoClip
+
+
+class PatchSequence(NamedTuple):
+    """Pixels to paste: ``mask (B, T, H, W)`` bool says which of the clip; ``still`` patches do not move."""
+
+    clip: VideoClip
+    mask: Tensor
+    still: bool = False
+
+
+class FusedClip(NamedTuple):
+    """A clip with patches: ``mask (B, H, W)`` where any patch lies at t, ``still (B, H, W)`` where a still one does."""
+
+    clip: VideoClip
+    mask: Tensor
+    still: Tensor
+
+
+def classes_present(labels: Tensor, classes: int) -> Tensor:
+    """Which classes occur in each label map: ``(B, ...) -> (B, C)`` bool, without a host synchronisation."""
+    flat = labels.flatten(1).long()
+    counts = torch.zeros(flat.shape[0], 256, device=labels.device)
+    return counts.scatter_(1, flat, 1.0)[:, :classes] > 0
+
+
+def choose_classes(
+    present: Tensor, count: int, generator: torch.Generator, exclude: Tensor | None = None, always: Tensor | None = None
+) -> Tensor:
+    """Choose ``count`` random classes among those present in each clip.
+
+    Args:
+        present: ``(B, C)`` bool.
+        count: how many at most; all that are left where fewer are present.
+        generator: source of the random order, on the tensors' device.
+        exclude: ``(B, C)`` or ``(C,)`` bool, classes that may not be chosen.
+        always: ``(C,)`` bool, classes that are taken whenever present, beside the random ones.
+
+    Returns:
+        ``(B, C)`` bool.
+    """
+    allowed = present if exclude is None else present & ~exclude
+    if always is not None:
+        allowed = allowed & ~always
+    order = torch.rand(present.shape, generator=generator, device=present.device).masked_fill(~allowed, -1.0)
+    rank = order.argsort(1, descending=True).argsort(1)
+    chosen = (rank < count) & allowed
+    return chosen if always is None else chosen | (present & always)
+
+
+def class_mask(labels: Tensor, chosen: Tensor) -> Tensor:
+    """Pixels of the chosen classes: labels ``(B, ...)`` and chosen ``(B, C)`` give a bool mask of the labels' shape."""
+    table = torch.zeros(chosen.shape[0], 256, dtype=torch.bool, device=chosen.device)
+    table[:, : chosen.shape[1]] = chosen
+    table[:, IGNORE] = False
+    return table.gather(1, labels.flatten(1).long()).view(labels.shape)
+
+
+def paste(background: VideoClip, patch: VideoClip, mask: Tensor) -> VideoClip:
+    """Paste the masked pixels of ``patch`` over ``background``.
+
+    Frames and labels take each frame's own mask; a flow ``(a, b)`` takes the mask of frame a, whose pixels index it.
+
+    Args:
+        background: batch of clips, ``(B, T, 3, H, W)``.
+        patch: batch of clips of the same size with (at least) the background's frames and flows.
+        mask: ``(B, T, H, W)`` bool, in the order of the background's offsets.
+    """
+    if background.size != patch.size:
+        raise SettingError(
+            f"A patch of {patch.size[1]}x{patch.size[0]} px cannot be pasted into a clip of {background.size[1]}x"
+            f"{background.size[0]} px. Crop both to one size first."
+        )
+    order = [patch.offsets.index(offset) for offset in background.offsets]
+    frames = torch.where(mask.unsqueeze(2), patch.frames[:, order], background.frames)
+    labels = background.labels
+    if labels is not None and patch.labels is not None:
+        labels = torch.where(mask, patch.labels[:, order].to(labels.dtype), labels)
+    flows = {
+        (a, b): torch.where(mask[:, background.offsets.index(a)].unsqueeze(1), patch.flow(a, b), flow)
+        for (a, b), flow in background.flows.items()
+    }
+    return replace(background, frames=frames, labels=labels, flows=flows)
+
+
+def fuse(background: VideoClip, patches: Sequence[PatchSequence]) -> FusedClip:
+    """Paste patch sequences one after the other; a later one covers an earlier one."""
+    height, width = background.size
+    covered = torch.zeros(
+        background.frames.shape[0], height, width, dtype=torch.bool, device=background.frames.device
+    )
+    still = covered.clone()
+    now = background.offsets.index(0)
+    clip = background
+    for patch in patches:
+        clip = paste(clip, patch.clip, patch.mask)
+        covered = covered | patch.mask[:, now]
+        still = (still | patch.mask[:, now]) if patch.still else (still & ~patch.mask[:, now])
+    return FusedClip(clip, covered, still)

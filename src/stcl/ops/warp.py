@@ -1,0 +1,60 @@
+"""Warping along optical flow, and flow under changes of the image's geometry.
+
+Convention: ``flow[:, y, x] = (u, v)`` in pixels, ``frame_a[y, x] ~ frame_b[y + v, x + u]``.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def warp(image: Tensor, flow: Tensor, mode: str = "bilinear") -> Tensor:
+    """Resample ``image`` of frame b so that it is aligned to frame a.
+
+    Corner-clamped resampling: positions outside the image take the border's value, as the published CUDA op does.
+
+    Args:
+        image: ``(B, C, H, W)`` float, of frame b.
+        flow: ``(B, 2, H, W)`` pixels, a -> b.
+        mode: ``bilinear`` or ``nearest``.
+
+    Returns:
+        ``(B, C, H, W)``, aligned to frame a.
+    """
+    height, width = image.shape[-2:]
+    y = torch.arange(height, device=flow.device, dtype=flow.dtype).view(1, height, 1)
+    x = torch.arange(width, device=flow.device, dtype=flow.dtype).view(1, 1, width)
+    # grid_sample with align_corners=True: -1 and 1 are the centres of the first and last pixels
+    grid_x = (x + flow[:, 0]) * (2 / max(width - 1, 1)) - 1
+    grid_y = (y + flow[:, 1]) * (2 / max(height - 1, 1)) - 1
+    grid = torch.stack((grid_x, grid_y), dim=-1)  # (B, H, W, 2)
+    return F.grid_sample(image, grid.to(image.dtype), mode=mode, padding_mode="border", align_corners=True)
+
+
+def resize_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resample flow to ``size = (height, width)`` and scale u by the width ratio and v by the height ratio."""
+    height, width = flow.shape[-2:]
+    if (height, width) == tuple(size):
+        return flow
+    scale = flow.new_tensor((size[1] / width, size[0] / height)).view(1, 2, 1, 1)
+    return F.interpolate(flow, size, mode="bilinear", align_corners=True) * scale
+
+
+def flip_flow(flow: Tensor) -> Tensor:
+    """Flow of the horizontally flipped frames: mirrored, with u negated."""
+    mirrored = flow.flip(-1)
+    return mirrored * mirrored.new_tensor((-1.0, 1.0)).view(2, 1, 1)
+
+
+def compose_flow(flow_ab: Tensor, flow_bc: Tensor) -> Tensor:
+    """Flow a -> c from a -> b and b -> c, ``(B, 2, H, W)`` each."""
+    return flow_ab + warp(flow_bc, flow_ab)
+
+
+def inside(flow: Tensor) -> Tensor:
+    """True where the flow points into the image: ``(B, H, W)`` bool."""
+    height, width = flow.shape[-2:]
+    y = torch.arange(height, device=flow.device, dtype=flow.dtype).view(1, height, 1)
+    x = torch.arange(width, device=flow.device, dtype=flow.dtype).view(1, 1, width)
+    target_x, target_y = x + flow[:, 0], y + flow[:, 1]
+    return (target_x >= 0) & (target_x <= width - 1) & (target_y >= 0) & (target_y <= height - 1)

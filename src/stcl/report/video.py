@@ -1,0 +1,244 @@
+"""Videos that any browser plays: a writer (H.264, yuv420p, fast start) and the side-by-side film of a comparison."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+
+import av
+import matplotlib
+import numpy as np
+from av.video.reformatter import ColorRange, Colorspace
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from stcl.errors import DataError, SettingError
+from stcl.labels import LabelSpace
+from stcl.ops.colors import colourise
+from stcl.report.pictures import read_picture
+
+ENCODERS = ("libx264", "libopenh264", "h264")
+"""H.264 encoders by preference; a PyAV build has not all of them."""
+
+PANE_WIDTH_PX = 640
+GAP_PX = 8
+TITLE_PX = 36
+LEGEND_LINE_PX = 30
+BACKGROUND = (20, 22, 26)
+TEXT = (236, 238, 242)
+
+
+class VideoWriter:
+    """Write RGB frames to an MP4 that appears at ``path`` only when it is complete.
+
+    Use as a context manager; if the block raises, nothing is left behind::
+
+        with VideoWriter(Path("film.mp4"), fps=10) as writer:
+            writer.write(frame)  # (H, W, 3) uint8 RGB
+
+    Args:
+        path: final file; its folder is made. An existing file is replaced at the end.
+        fps: frames a second.
+        quality: constant rate factor of x264, lower is better and larger (18 is visually lossless).
+    """
+
+    def __init__(self, path: Path, fps: float = 10.0, quality: int = 20) -> None:
+        if fps <= 0:
+            raise SettingError(f"fps must be positive; found {fps}.")
+        self.path = Path(path)
+        self.frames = 0
+        self._rate = Fraction(fps).limit_denominator(1001)
+        self._quality = quality
+        self._partial = self.path.with_name(f".{self.path.stem}.{os.getpid()}.partial.mp4")
+        self._size: tuple[int, int] | None = None  # (H, W) of the frames as they come
+        self._container: av.container.OutputContainer | None = None
+        self._stream: av.VideoStream | None = None
+
+    def __enter__(self) -> "VideoWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            if self._container is not None:
+                self._container.close()
+            self._partial.unlink(missing_ok=True)
+
+    def write(self, frame: NDArray[np.uint8]) -> None:
+        """Append one frame ``(H, W, 3)`` uint8 RGB; an odd side is padded by repeating the last row or column."""
+        if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
+            raise SettingError(f"A video frame is (H, W, 3) uint8; found {frame.shape} {frame.dtype}.")
+        height, width = frame.shape[:2]
+        if self._size is None:
+            self._open(height, width)
+        if (height, width) != self._size:
+            raise DataError(f"Frame {self.frames} of '{self.path}' is {(height, width)}, the first one {self._size}.")
+        assert self._stream is not None and self._container is not None
+        padded = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(padded), format="rgb24")
+        # Browsers read H.264 as BT.709, limited range; convert to and tag exactly that.
+        picture = picture.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
+        picture.pts, picture.time_base = self.frames, 1 / self._rate
+        self._container.mux(self._stream.encode(picture))
+        self.frames += 1
+
+    def _open(self, height: int, width: int) -> None:
+        encoder = find_encoder()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # faststart: the index stands first, so that a browser plays while it still loads
+        self._container = av.open(str(self._partial), "w", options={"movflags": "+faststart"})
+        stream = self._container.add_stream(encoder, rate=self._rate)
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height = width + width % 2, height + height % 2
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = 1 / self._rate
+        stream.codec_context.colorspace = stream.codec_context.color_primaries = stream.codec_context.color_trc = 1
+        stream.codec_context.color_range = ColorRange.MPEG
+        if encoder == "libx264":
+            stream.options = {"crf": str(self._quality), "preset": "medium"}
+        else:  # no constant quality there: about 0.15 bits a pixel and frame
+            stream.bit_rate = max(500_000, int(0.15 * width * height * self._rate))
+        self._stream, self._size = stream, (height, width)
+
+    def _finish(self) -> None:
+        if self._stream is None or self._container is None:
+            raise DataError(f"No frame was written to '{self.path}'; a video needs at least one.")
+        self._container.mux(self._stream.encode(None))
+        self._container.close()
+        self._container = None
+        self._partial.replace(self.path)
+
+
+def find_encoder() -> str:
+    """Name of the first H.264 encoder that this PyAV build has."""
+    for name in ENCODERS:
+        try:
+            av.codec.Codec(name, "w")
+        except ValueError:  # av.codec.codec.UnknownCodecError
+            continue
+        return name
+    raise DataError(
+        f"This PyAV build ({av.__version__}) has no H.264 encoder (tried {', '.join(ENCODERS)}). "
+        "Install the wheel from PyPI: pip install --force-reinstall --only-binary av av"
+    )
+
+
+def write_panes(
+    out: Path,
+    panes: Mapping[str, Path],
+    classes: Sequence[str],
+    fps: float = 10.0,
+    scale: float | None = None,
+) -> Path:
+    """Film of several folders of pictures side by side, two in a row, with titles and a legend of the classes.
+
+    Args:
+        out: the MP4 to write.
+        panes: ``title -> folder``; all folders hold PNG files of the same names. RGB files are shown as they are,
+            8-bit one-channel files are train ids (255 = ignore) and are shown in the colours of their classes.
+        classes: class names in train-id order.
+        fps: frames a second.
+        scale: size of a pane over size of the first picture; by default whole-numbered and about 640 px wide.
+
+    Returns:
+        ``out``.
+    """
+    names = matching_names(panes)
+    palette = LabelSpace("legend", tuple(classes)).palette
+    source = read_picture(Path(next(iter(panes.values()))) / names[0]).size  # (W, H)
+    if scale is None:
+        scale = max(1.0, round(PANE_WIDTH_PX / source[0])) if source[0] <= PANE_WIDTH_PX else PANE_WIDTH_PX / source[0]
+    size = (max(1, round(source[0] * scale)), max(1, round(source[1] * scale)))
+    canvas, corners = _canvas(list(panes), size, classes, palette)
+    with VideoWriter(out, fps) as writer:
+        for name in names:
+            for (left, top), folder in zip(corners, panes.values(), strict=True):
+                picture = _pane(Path(folder) / name, size, palette)  # (h, w, 3)
+                canvas[top : top + size[1], left : left + size[0]] = picture
+            writer.write(canvas)
+    return out
+
+
+def matching_names(panes: Mapping[str, Path]) -> list[str]:
+    """PNG names that all folders share, in counting order; folders that differ are an error."""
+    if not panes:
+        raise SettingError("A film needs at least one pane.")
+    found = {title: {path.name for path in Path(folder).glob("*.png")} for title, folder in panes.items()}
+    first_title, first = next(iter(found.items()))
+    if not first:
+        raise DataError(f"Pane '{first_title}': no PNG file in '{panes[first_title]}'.")
+    for title, names in found.items():
+        if names != first:
+            example = sorted(names ^ first)[0]
+            raise DataError(
+                f"Panes '{first_title}' ({len(first)} files in '{panes[first_title]}') and '{title}' ({len(names)} "
+                f"files in '{panes[title]}') do not hold the same names; only one of them has '{example}'."
+            )
+    return sorted(first, key=_counting_order)
+
+
+def _counting_order(name: str) -> list[tuple[int, str]]:
+    """Key that puts frame_2 before frame_10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name) if part]
+
+
+def _pane(path: Path, size: tuple[int, int], palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """One picture as RGB ``(h, w, 3)`` for ``size = (w, h)``; label maps keep hard edges."""
+    image = read_picture(path)
+    ratio = (image.width * size[1]) / (image.height * size[0])
+    if not 0.98 < ratio < 1.02:
+        raise DataError(f"'{path}' is {image.width} x {image.height} px; its pane has another aspect ratio.")
+    if image.mode == "RGB":
+        return np.asarray(image.resize(size, Image.Resampling.BICUBIC))
+    return colourise(np.asarray(image.resize(size, Image.Resampling.NEAREST)), palette)
+
+
+def _canvas(
+    titles: list[str], size: tuple[int, int], classes: Sequence[str], palette: NDArray[np.uint8]
+) -> tuple[NDArray[np.uint8], list[tuple[int, int]]]:
+    """Titles and legend drawn once ``(H, W, 3)``, and the left top corner (x, y) of each pane."""
+    columns = 1 if len(titles) == 1 else 2
+    rows = -(-len(titles) // columns)
+    width = columns * size[0] + (columns + 1) * GAP_PX
+    legend = list(_legend_places(classes, width))
+    legend_top = rows * (size[1] + TITLE_PX) + GAP_PX
+    height = legend_top + (legend[-1][1] + LEGEND_LINE_PX + GAP_PX if legend else 0)
+    image = Image.new("RGB", (width, height), BACKGROUND)
+    draw = ImageDraw.Draw(image)
+    corners = []
+    for position, title in enumerate(titles):
+        row, column = divmod(position, columns)
+        left, top = GAP_PX + column * (size[0] + GAP_PX), row * (size[1] + TITLE_PX) + TITLE_PX
+        draw.text((left + 2, top - TITLE_PX // 2), title, font=font(19, bold=True), fill=TEXT, anchor="lm")
+        corners.append((left, top))
+    for index, (left, line_top) in enumerate(legend):
+        middle = legend_top + line_top + LEGEND_LINE_PX // 2
+        colour = tuple(int(value) for value in palette[index])
+        draw.rounded_rectangle((left, middle - 8, left + 16, middle + 8), 3, fill=colour, outline=(150, 154, 160))
+        draw.text((left + 23, middle), classes[index], font=font(16), fill=TEXT, anchor="lm")
+    return np.array(image), corners
+
+
+def _legend_places(classes: Sequence[str], width: int) -> Iterator[tuple[int, int]]:
+    """Left and top (px) of each legend entry, wrapped into lines."""
+    left, top = GAP_PX + 2, 0
+    for name in classes:
+        needed = 23 + round(font(16).getlength(name))
+        if left + needed > width - GAP_PX and left > GAP_PX + 2:
+            left, top = GAP_PX + 2, top + LEGEND_LINE_PX
+        yield left, top
+        left += needed + 22
+
+
+@cache
+def font(size_px: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which matplotlib carries."""
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size_px)

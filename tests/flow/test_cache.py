@@ -1,0 +1,154 @@
+import multiprocessing
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from stcl.errors import DataError, SettingError
+from stcl.files import write_atomic
+from stcl.flow import CachedFlow, get_flow, precompute
+
+
+@dataclass
+class Counting:
+    """A provider that counts its calls."""
+
+    signature: str = "counting(step=1)"
+    calls: list = field(default_factory=list)
+
+    def __call__(self, a, b, image_a, image_b):
+        self.calls.append((a.name, b.name))
+        return np.full((2, *image_a.shape[:2]), 1.0 / 3 + len(self.calls), np.float32)
+
+
+@pytest.fixture
+def cached(tmp_path):
+    return CachedFlow(Counting(), tmp_path / "cache")
+
+
+@pytest.mark.parametrize("compress", [True, False])
+def test_computed_once_and_the_same_both_times(tmp_path, scene, compress):
+    cached = CachedFlow(Counting(), tmp_path / "cache", compress)
+    one, two = (cached(*scene[:4]) for _ in range(2))
+    assert len(cached.provider.calls) == 1
+    assert np.array_equal(one, two)
+    assert one.dtype == two.dtype == np.float32
+    assert np.abs(one - 4 / 3).max() < 1e-3
+    with np.load(cached.path(scene.a, scene.b)) as stored:
+        assert stored["flow"].dtype == np.float16
+
+
+def test_other_frames(cached, scene):
+    cached(*scene[:4])
+    changed = scene.image_b.copy()
+    changed[5, 5, 1] ^= 1
+    with pytest.raises(
+        DataError, match=r"belongs to other frames \(digest of the pixels\): found \w+, expected \w+"
+    ) as e:
+        cached(scene.a, scene.b, scene.image_a, changed)
+    assert str(cached.path(scene.a, scene.b)) in str(e.value)
+    assert f"Delete the folder {cached.folder}" in str(e.value)
+
+
+def test_other_size(cached, scene):
+    cached(*scene[:4])
+    with pytest.raises(DataError, match="belongs to other image sizes: found 128x96, expected 64x96"):
+        cached(scene.a, scene.b, scene.image_a[:, :64], scene.image_b[:, :64])
+
+
+def test_other_settings(cached, scene):
+    cached(*scene[:4])
+    with pytest.raises(DataError, match=r"other flow settings: found counting\(step=1\), expected counting\(step=2\)"):
+        CachedFlow(Counting("counting(step=2)"), cached.folder)(*scene[:4])
+
+
+def test_other_format(cached, scene, monkeypatch):
+    cached(*scene[:4])
+    monkeypatch.setattr("stcl.flow.cache.VERSION", "0")
+    with pytest.raises(DataError, match="other versions of the file format: found 1, expected 0"):
+        cached(*scene[:4])
+
+
+@pytest.mark.parametrize("damage", ["cut", "cut late", "empty", "foreign", "flipped"])
+def test_damaged_file(cached, scene, damage):
+    cached.provider = get_flow("dis")
+    cached(*scene[:4])
+    path = cached.path(scene.a, scene.b)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x55
+    whole = path.read_bytes()
+    path.write_bytes(
+        {"cut": whole[:500], "cut late": whole[:-9], "empty": b"", "foreign": b"hello", "flipped": bytes(content)}[
+            damage
+        ]
+    )
+    with pytest.raises(DataError, match=r"damaged or no flow cache file.*Delete it") as caught:
+        cached(*scene[:4])
+    assert str(path) in str(caught.value)
+
+
+def test_foreign_npz(cached, scene):
+    path = cached.path(scene.a, scene.b)
+    path.parent.mkdir()
+    np.savez(path, flow=np.zeros((2, 4, 4)))
+    with pytest.raises(DataError, match="no flow cache file"):
+        cached(*scene[:4])
+
+
+def test_several_processes_share_a_folder(cached, scene):
+    cached.folder.mkdir()
+    cached(*scene[:4])
+    content = cached.path(scene.a, scene.b).read_bytes()
+    workers = [multiprocessing.Process(target=_write, args=(cached, scene)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    while any(worker.is_alive() for worker in workers):
+        assert cached.path(scene.a, scene.b).read_bytes() == content
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    assert [path.name for path in cached.folder.iterdir()] == [cached.path(scene.a, scene.b).name]
+
+
+def _write(cached, scene):
+    """Write the file again and again, as if each time it had not been there."""
+    path = cached.path(scene.a, scene.b)
+    content = path.read_bytes()
+    for _ in range(30):
+        write_atomic(path, content)
+        cached(*scene[:4])
+
+
+class Clips:
+    """What precompute needs of a ClipDataset: loading a clip asks for its flows."""
+
+    def __init__(self, scene, flow):
+        self.scene, self.flow = scene, flow
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, item):
+        pair = (self.scene.a, self.scene.b), (self.scene.b, self.scene.a)
+        return self.flow(*pair[item], self.scene.image_a, self.scene.image_b)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_precompute_fills_the_cache(cached, scene, workers):
+    clips = Clips(scene, cached)
+    assert precompute(clips, workers=workers, progress=False) == 2
+    assert precompute(clips, workers=workers, progress=False) == 0
+    before = len(cached.provider.calls)
+    assert clips[1].shape == (2, 96, 128)
+    assert len(cached.provider.calls) == before
+
+
+def test_precompute_needs_a_cache(scene):
+    with pytest.raises(SettingError, match="Give the flow a cache folder"):
+        precompute(Clips(scene, Counting()))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_precompute_passes_errors_on(cached, scene, workers):
+    cached(*scene[:4])
+    cached.path(scene.a, scene.b).write_bytes(b"")
+    with pytest.raises(DataError, match=r"^Flow cache file .* is damaged"):
+        precompute(Clips(scene, cached), workers=workers, progress=False)

@@ -1,0 +1,109 @@
+"""What every backbone of the registry must do, and what is special about the published one."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from stcl.errors import SettingError
+from stcl.models import BACKBONES, Backbone, build_segmenter, published
+from stcl.models.resnet import BGR_MEAN
+from stcl.types import FramePair
+
+
+@pytest.fixture(scope="module", params=BACKBONES)
+def backbone(request: pytest.FixtureRequest) -> Backbone:
+    torch.manual_seed(0)
+    return BACKBONES[request.param]()
+
+
+@pytest.mark.parametrize("size", [(32, 64), (37, 51)])
+def test_channels_and_strides_are_true(backbone: Backbone, size: tuple[int, int]) -> None:
+    with torch.no_grad():
+        features = backbone(torch.rand(2, 3, *size))
+    assert tuple(features) == backbone.stages
+    for stage, map_ in features.items():
+        assert map_.shape[1] == backbone.channels[stage]
+        for cells, pixels in zip(map_.shape[-2:], size, strict=True):
+            # rounded up by strided convolutions; the published max-pool's ceil_mode may add one cell
+            exact = math.ceil(pixels / backbone.strides[stage])
+            assert exact <= cells <= exact + 1
+
+
+def test_what_the_tap_returns_goes_on(backbone: Backbone) -> None:
+    seen: list[str] = []
+    shift = torch.zeros(1, requires_grad=True)
+
+    def tap(stage: str, features: Tensor) -> Tensor:
+        seen.append(stage)
+        return features + shift if stage == backbone.stages[0] else features
+
+    features = backbone(torch.rand(2, 3, 32, 32), tap)
+    assert tuple(seen) == backbone.stages
+    (gradient,) = torch.autograd.grad(features[backbone.stages[-1]].square().sum(), shift)
+    assert gradient.abs() > 0
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_state_round_trip(name: str) -> None:
+    first, second = BACKBONES[name]().eval(), BACKBONES[name]().eval()
+    second.load_state_dict(first.state_dict())
+    image = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(second(image), first(image))
+
+
+def test_resnet101_is_the_published_one() -> None:
+    network = published(classes=12)
+    backbone = network.backbone
+    names = {name.split(".")[0] for name in backbone.state_dict()}
+    assert names == {"conv1", "bn1", "layer1", "layer2", "layer3", "layer4"}
+    assert "layer3.22.bn3.running_var" in backbone.state_dict()
+    assert sum(parameter.numel() for parameter in backbone.parameters()) == 42_500_160
+    norms = [layer for layer in backbone.modules() if isinstance(layer, nn.BatchNorm2d)]
+    assert all(not parameter.requires_grad for layer in norms for parameter in layer.parameters())
+    assert backbone.layer2[0].conv1.stride == (2, 2) and backbone.layer2[0].conv2.stride == (1, 1)
+    assert {layer.dilation for layer in modules_of(backbone.layer3, 3)} == {(2, 2)}
+    assert {layer.dilation for layer in modules_of(backbone.layer4, 3)} == {(4, 4)}
+    assert set(network.head.state_dict()) == {
+        *(f"conv2d_list.{i}.{kind}" for i in range(4) for kind in ("weight", "bias")),
+        "head.1.weight",
+    }
+    assert network.head.conv2d_list[3].weight.shape == (256, 2048, 3, 3)
+    assert network.aux_head.conv2d_list[0].weight.shape == (12, 1024, 3, 3)
+    assert 0.009 < network.head.conv2d_list[0].weight.detach().std() < 0.011
+
+
+def modules_of(stage: nn.Module, kernel: int) -> list[nn.Conv2d]:
+    return [m for m in stage.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (kernel, kernel)]
+
+
+def test_published_input_is_bgr_minus_the_mean() -> None:
+    backbone = BACKBONES["resnet50"]()
+    red = torch.tensor((1.0, 0.0, 0.0)).view(1, 3, 1, 1)
+    expected = torch.tensor((-BGR_MEAN[0], -BGR_MEAN[1], 255 - BGR_MEAN[2])).view(1, 3, 1, 1)
+    torch.testing.assert_close(backbone.normalise(red), expected)
+
+
+@pytest.mark.parametrize(("stride", "stages"), [(4, "decode4"), (8, "decode8")])
+def test_small_output_stride(stride: int, stages: str) -> None:
+    network = build_segmenter(5, backbone_settings={"width": 8, "output_stride": stride})
+    output = network(FramePair(torch.rand(2, 3, 32, 64)))
+    assert network.stage == stages
+    assert output.logits.shape == (2, 5, 32 // stride, 64 // stride)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"backbone": "resnet100"}, "Did you mean 'resnet101'"),
+        ({"head": "stc"}, "Did you mean 'stcl'"),
+        ({"backbone_settings": {"widht": 8}}, "Did you mean 'width'"),
+        ({"head_settings": {"dilation": (1,)}}, "Did you mean 'dilations'"),
+        ({"backbone_settings": {"output_stride": 3}}, "4 or 8, not 3"),
+    ],
+)
+def test_wrong_settings_name_the_right_ones(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        build_segmenter(5, **arguments)  # type: ignore[arg-type]

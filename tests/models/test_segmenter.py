@@ -1,0 +1,150 @@
+"""Fusion, gradients, streaming and parameter roles of the segmenter."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from stcl.errors import SettingError
+from stcl.models import VideoSegmenter, build_segmenter
+from stcl.models.fusion import ScoreFusion, align_previous
+from stcl.models.statistics import norm_layers
+from stcl.types import FramePair
+
+
+@pytest.fixture
+def network() -> VideoSegmenter:
+    torch.manual_seed(0)
+    return build_segmenter(5, backbone_settings={"width": 8}, head_settings={"width": 16})
+
+
+def make_pair(batch: int = 2, flow: float = 3.0) -> FramePair:
+    size = (48, 64)
+    return FramePair(torch.rand(batch, 3, *size), torch.rand(batch, 3, *size), torch.full((batch, 2, *size), flow))
+
+
+def mix_strongly(network: VideoSegmenter) -> None:
+    """Let the previous frame matter: W away from its initial [identity, 0]."""
+    torch.nn.init.normal_(network.fusion.conv.weight)
+
+
+def test_first_fusion_is_the_current_scores(network: VideoSegmenter) -> None:
+    network.eval()
+    pair = make_pair()
+    fused, single = network(pair), network(FramePair(pair.current))
+    torch.testing.assert_close(fused.logits, single.logits)
+    torch.testing.assert_close(fused.aux, single.aux)
+    assert single.previous_logits is None and fused.previous_logits.shape == fused.logits.shape
+    assert fused.logits.shape == (2, 5, 12, 16) and fused.aux.shape == (2, 5, 6, 8)
+    assert tuple(fused.features) == network.backbone.stages
+
+
+def test_previous_frame_gets_no_gradient(network: VideoSegmenter) -> None:
+    mix_strongly(network)
+    pair = make_pair()
+    pair.current.requires_grad_()
+    pair.previous.requires_grad_()
+    output = network(pair)
+    (output.logits.sum() + output.aux.sum()).backward()
+    assert pair.current.grad is not None and pair.current.grad.abs().sum() > 0
+    assert pair.previous.grad is None
+    assert not output.previous_logits.requires_grad
+    assert network.fusion.conv.weight.grad[:, 5:].abs().sum() > 0  # but W learns how to use it
+
+
+def test_previous_frame_does_not_move_the_statistics(network: VideoSegmenter) -> None:
+    twin = build_segmenter(5, backbone_settings={"width": 8}, head_settings={"width": 16})
+    twin.load_state_dict(network.state_dict())
+    pair = make_pair()
+    network(pair)
+    twin(FramePair(pair.current))
+    for layer, other in zip(norm_layers(network), norm_layers(twin), strict=True):
+        torch.testing.assert_close(layer.running_mean, other.running_mean)
+        torch.testing.assert_close(layer.running_var, other.running_var)
+        assert layer.num_batches_tracked == 1 and layer.track_running_stats
+
+
+def test_warp_by_whole_cells_is_a_shift() -> None:
+    """Cells of a grid of the image's size: a flow of (2, 1) px reads two columns right, one row below."""
+    previous, current = torch.rand(1, 3, 8, 10), torch.rand(1, 3, 8, 10)
+    flow = torch.tensor((2.0, 1.0)).view(1, 2, 1, 1).expand(1, 2, 8, 10)
+    aligned = align_previous(previous, current, flow)
+    torch.testing.assert_close(aligned[..., :-1, :-2], previous[..., 1:, 2:], atol=1e-5, rtol=0)
+    fusion = ScoreFusion(3)
+    with torch.no_grad():
+        fusion.conv.weight.copy_(fusion.conv.weight.roll(3, dims=1))  # [0, identity]
+    torch.testing.assert_close(fusion(current, aligned), aligned)
+
+
+def test_flow_is_scaled_per_axis_to_the_scores() -> None:
+    previous, current = torch.rand(1, 3, 8, 10), torch.rand(1, 3, 8, 10)
+    flow = torch.tensor((4.0, 2.0)).view(1, 2, 1, 1).expand(1, 2, 16, 40)  # = 1 cell right, 1 cell down
+    aligned = align_previous(previous, current, flow)
+    torch.testing.assert_close(aligned[..., :-1, :-1], previous[..., 1:, 1:], atol=1e-5, rtol=0)
+
+
+def test_still_pixels_take_the_current_score() -> None:
+    previous, current = torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8, requires_grad=True)
+    still = torch.zeros(1, 8, 8, dtype=torch.bool)
+    still[:, :, :4] = True
+    aligned = align_previous(previous, current, torch.zeros(1, 2, 8, 8), still)
+    torch.testing.assert_close(aligned[..., :4], current[..., :4].detach())
+    torch.testing.assert_close(aligned[..., 4:], previous[..., 4:], atol=1e-5, rtol=0)
+    assert not aligned.requires_grad
+
+
+def test_segmenter_uses_the_still_mask(network: VideoSegmenter) -> None:
+    network.eval()
+    pair = make_pair()._replace(still=torch.ones(2, 48, 64, dtype=torch.bool))
+    torch.testing.assert_close(network(pair).previous_logits, network.frame_scores(pair.current).main)
+
+
+def test_tap_sees_the_current_frame_alone(network: VideoSegmenter) -> None:
+    seen: list[str] = []
+
+    def tap(stage: str, features: Tensor) -> Tensor:
+        seen.append(stage)
+        return features
+
+    network(make_pair(), tap)
+    assert tuple(seen) == network.backbone.stages
+
+
+def test_pair_without_flow_is_refused(network: VideoSegmenter) -> None:
+    with pytest.raises(SettingError, match="flow"):
+        network(make_pair()._replace(flow=None))
+
+
+def test_stream_equals_pairs(network: VideoSegmenter) -> None:
+    network.eval()
+    mix_strongly(network)
+    frames = torch.rand(4, 1, 3, 48, 64)
+    flows = [None, *torch.randn(3, 1, 2, 48, 64).mul(4)]
+    outputs = list(network.stream(zip(frames, flows, strict=True)))
+    assert len(outputs) == 4 and not outputs[1].logits.requires_grad
+    assert outputs[0].previous_logits is None
+    for t in range(1, 4):
+        expected = network(FramePair(frames[t], frames[t - 1], flows[t]))
+        torch.testing.assert_close(outputs[t].logits, expected.logits, atol=1e-5, rtol=0)
+        torch.testing.assert_close(outputs[t].aux, expected.aux, atol=1e-5, rtol=0)
+
+
+def test_stream_that_starts_with_flow_is_refused(network: VideoSegmenter) -> None:
+    with pytest.raises(SettingError, match="first frame"):
+        next(network.stream([(torch.rand(1, 3, 48, 64), torch.zeros(1, 2, 48, 64))]))
+
+
+@pytest.mark.parametrize("auxiliary", [True, False])
+def test_groups_hold_every_trainable_parameter_once(auxiliary: bool) -> None:
+    network = build_segmenter(5, auxiliary=auxiliary, backbone_settings={"width": 8, "freeze_norm_affine": True})
+    groups = network.parameter_groups(rate=0.1, head_factor=10, weight_decay=1e-4)
+    found = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(found) == sorted(id(p) for p in network.parameters() if p.requires_grad)
+    assert {group["role"]: group["lr"] for group in groups} == {"backbone": 0.1, "heads": 1.0, "fusion": 0.1}
+    assert {group["weight_decay"] for group in torch.optim.SGD(groups).param_groups} == {1e-4}
+    optimizer = torch.optim.SGD(network.parameter_groups(rate=0.1), weight_decay=0.3)
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.3}  # the optimiser's own is not hidden
+
+
+def test_without_auxiliary_head() -> None:
+    network = build_segmenter(5, head="tps", auxiliary=False, backbone_settings={"width": 8})
+    assert network(make_pair()).aux is None
