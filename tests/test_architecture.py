@@ -28,7 +28,7 @@ ALLOWED = {
 
 SHARED = {
     "data": {"base", "io", "loading", "check"},
-    "methods": {"base", "memory"},
+    "methods": {"base", "memory", "settings"},
     "flow": {"cache", "precompute"},
 }
 """Folders whose modules are siblings, and the modules that the siblings may share."""

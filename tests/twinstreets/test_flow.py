@@ -90,7 +90,7 @@ def test_flow_of_a_still_scene_follows_from_depth_and_camera_motion():
     (cx, cy), step = clip.lens.center, 8.0 / FRAME_RATE
     y, x = np.mgrid[: SIZE[1], : SIZE[0]]
     # one step back the same point is `step` metres farther away: everything shrinks towards the centre
-    shrink = geometry.depth / (geometry.depth + step) - 1.0
+    shrink = -step / (geometry.depth + step)
     np.testing.assert_allclose(flow[0][still], ((x - cx) * shrink)[still], atol=2e-3)
     np.testing.assert_allclose(flow[1][still], ((y - cy) * shrink)[still], atol=2e-3)
 

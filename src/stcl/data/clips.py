@@ -55,6 +55,8 @@ class ClipDataset(Dataset[VideoClip]):
         frames: which frames can be t, see :func:`select_frames`.
         flow: provider of ``spec.flows``; it sees the images at ``size``.
         native_labels: labels keep their size on disk, for evaluation.
+        every_frame: a frame at the start of its run is its own predecessor, with zero flow, so that evaluation leaves
+            no labelled frame out.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class ClipDataset(Dataset[VideoClip]):
         frames: str = "all",
         flow: FlowProvider | None = None,
         native_labels: bool = False,
+        every_frame: bool = False,
     ) -> None:
         if size is not None and (len(size) != 2 or min(size) < 1):
             raise SettingError(f"Size is (width, height) in pixels, found {size}.")
@@ -74,7 +77,7 @@ class ClipDataset(Dataset[VideoClip]):
         self.dataset, self.spec, self.space = dataset, spec, space
         self.size = None if size is None else (int(size[0]), int(size[1]))
         self.flow = flow
-        self.native_labels = native_labels
+        self.native_labels, self.every_frame = native_labels, every_frame
         index = dataset.index(with_labels=bool(spec.labels))
         self.runs = split_runs(index, dataset.step)
         self.anchors = self._anchors(select_frames(dataset, index, frames, bool(spec.labels)))
@@ -98,7 +101,7 @@ class ClipDataset(Dataset[VideoClip]):
     def refs(self, item: int) -> dict[int, FrameRef]:
         """The frames of a clip by offset."""
         run, position = self.anchors[item]
-        return {offset: self.runs[run][position + offset] for offset in self.spec.frames}
+        return {offset: self.runs[run][max(0, position + offset)] for offset in self.spec.frames}
 
     def __getitem__(self, item: int) -> VideoClip:
         refs = self.refs(item)
@@ -108,7 +111,9 @@ class ClipDataset(Dataset[VideoClip]):
         flows = {}
         for a, b in self.spec.flows:
             assert self.flow is not None  # checked when the data set was made
-            flows[a, b] = torch.from_numpy(self.flow(refs[a], refs[b], images[a], images[b]))
+            same = refs[a] is refs[b]
+            still = np.zeros((2, *images[a].shape[:2]), np.float32)
+            flows[a, b] = torch.from_numpy(still if same else self.flow(refs[a], refs[b], images[a], images[b]))
         return VideoClip(
             frames=_stack([images[offset].transpose(2, 0, 1) for offset in self.spec.frames]),  # (T, 3, H, W)
             labels=self._labels(refs, native) if self.spec.labels else None,
@@ -119,7 +124,7 @@ class ClipDataset(Dataset[VideoClip]):
 
     def _anchors(self, chosen: set[str]) -> list[tuple[int, int]]:
         """``(run, position)`` of every frame that can be t."""
-        first, last = min(self.spec.frames), max(self.spec.frames)
+        first, last = 0 if self.every_frame else min(self.spec.frames), max(self.spec.frames)
         return [
             (number, position)
             for number, run in enumerate(self.runs)

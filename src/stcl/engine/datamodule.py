@@ -14,7 +14,7 @@ from stcl.types import ClipSpec, FlowProvider
 
 def make_flow(settings: FlowSettings, dataset: VideoDataset) -> FlowProvider:
     """The flow provider of a data set; each split has a cache folder of its own, since frames may share names."""
-    options: dict[str, Any] = {"dis": {"preset": settings.quality}, "exact": {"root": dataset.root}}[settings.name]
+    options: dict[str, Any] = {"dis": {"preset": settings.quality}, "exact": {}}[settings.name]
     if settings.cache is None or settings.name == "exact":
         return get_flow(settings.name, **options)
     return get_flow(settings.name, cache=Path(settings.cache) / dataset.name / dataset.split, **options)
@@ -34,7 +34,7 @@ def evaluation_clips(settings: Settings, split: str | None = None, root: str | N
     dataset = get_dataset(target.name)(Path(root), split or evaluation.split)
     spec = ClipSpec(frames=(0, -1), flows=((0, -1),), labels=(0,))
     flow = make_flow(settings.flow, dataset)
-    return ClipDataset(dataset, spec, settings.space, target.size, "labelled", flow, native_labels=True)
+    return ClipDataset(dataset, spec, settings.space, target.size, "labelled", flow, native_labels=True, every_frame=True)
 
 
 class DomainData(LightningDataModule):

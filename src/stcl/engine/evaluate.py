@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from rich.progress import track
 
-import stcl
+from stcl import __version__
 from stcl.data import ClipDataset, make_eval_loader
 from stcl.data.io import write_image, write_label
 from stcl.engine.datamodule import evaluation_clips
@@ -147,7 +147,7 @@ def describe(
         "seed": settings.seed,
         "steps": settings.training.steps,
         "config": settings.as_dict(),
-        "code": {"version": stcl.__version__, "revision": code_revision()},
+        "code": {"version": __version__, "revision": code_revision()},
         "environment": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -162,7 +162,7 @@ def describe(
 
 def code_revision() -> str:
     """Git revision of the code, with ``+`` where it was changed since; ``release`` outside a checkout."""
-    folder = Path(stcl.__file__).parent
+    folder = Path(__file__).parent
     try:
         revision = subprocess.run(
             ["git", "describe", "--always", "--dirty=+"], cwd=folder, capture_output=True, text=True, check=True, timeout=10

@@ -34,7 +34,7 @@ class ExactFlow:
         height, width = image_a.shape[:2]
         if flow.shape[1:] == (height, width):
             return flow
-        return resize_flow(torch.from_numpy(flow)[None], (height, width))[0].numpy()
+        return resize_flow(torch.from_numpy(flow)[None], (height, width), align_corners=False)[0].numpy()
 
 
 def _root(frame: FrameRef) -> Path:

@@ -5,21 +5,24 @@ A method file adds its arguments, the clips it needs and its :meth:`AdaptationMe
 
 from abc import abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict, get_args
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from stcl.errors import SettingError
 from stcl.labels import LabelSpace
-from stcl.models.segmenter import Tap, VideoSegmenter
-from stcl.models.teacher import EmaTeacher
+from stcl.models import EmaTeacher, Tap, VideoSegmenter
 from stcl.ops.augment import StrongAugmentation, crop_clip, flip_clip, rescale_clip, strong_augment
 from stcl.ops.histogram import match_histogram
 from stcl.types import ClipSpec, FramePair, SegOutput, VideoClip
 
 Statistics = Literal["source", "target", "running"]
+
+Stream = Literal["draws", "dropout", "scale", "window"]
+"""Independent random streams of a step: the method's draws, the layers' own, and two that the host must know."""
 
 
 class DomainBatch(TypedDict):
@@ -69,7 +72,7 @@ class Preparation:
         match_histogram: source clips take the colour histogram of their target frame.
         augment_source: source clips are strongly augmented, too.
         flip: probability of a horizontal flip, drawn per clip, for frames, labels and flow together.
-        rescale: range of one random scale per batch for the source; larger clips are cropped, smaller ones stay smaller.
+        rescale: range of one random scale per batch for the source; larger clips are cropped, smaller ones stay so.
         strong: the strong augmentation.
     """
 
@@ -143,6 +146,7 @@ class AdaptationMethod(LightningModule):
     def training_step(self, batch: DomainBatch, batch_index: int) -> Tensor:
         """Prepare the clips, sum the method's losses, log each of them."""
         generator = self.step_generator()
+        torch.manual_seed(self.step_seed("dropout"))  # layers draw from the global generators
         source, target = self.prepare(batch, generator)
         terms = self.losses(source, target, generator)
         total = torch.stack(list(terms.values())).sum()
@@ -152,12 +156,16 @@ class AdaptationMethod(LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Move the weight average after every optimiser step."""
-        self.average.update(self.network, self.global_step)
+        self.average.update(self.network, self.global_step - 1)  # global_step counts the step that has just ended
 
     def step_generator(self) -> torch.Generator:
-        """Random draws of the current step: a function of (seed, process, step) alone, so a resumed run repeats them."""
+        """Random draws of the current step, on the device. Every call starts anew: make one a step and hand it on."""
+        return torch.Generator(device=self.device).manual_seed(self.step_seed("draws"))
+
+    def step_seed(self, stream: Stream) -> int:
+        """Seed of a stream: a function of (seed, process, step) alone, so a resumed run repeats its draws."""
         mixed = (self.seed * 1_000_003 + self.global_step) * 1_009 + self.global_rank
-        return torch.Generator(device=self.device).manual_seed(mixed % 2**63)
+        return (mixed * 4 + get_args(Stream).index(stream)) % 2**63
 
     def prepare(self, batch: DomainBatch, generator: torch.Generator) -> tuple[VideoClip, VideoClip | None]:
         """Float frames on the device, colours matched, geometry drawn for the whole clip (method sections 3.1, 3.2)."""
@@ -186,7 +194,7 @@ class AdaptationMethod(LightningModule):
         if (low, high) == (1.0, 1.0):
             return clip
         # The scale sets tensor shapes, so it must be known to the host: drawn there, from the same (seed, step).
-        host = torch.Generator().manual_seed((self.seed * 1_000_003 + self.global_step) % 2**63)
+        host = torch.Generator().manual_seed(self.step_seed("scale"))
         scale, y, x = torch.rand(3, generator=host).tolist()
         height, width = clip.size
         factor = low + (high - low) * scale
@@ -197,7 +205,7 @@ class AdaptationMethod(LightningModule):
         top, left = int(y * (new_height - crop_height + 1)), int(x * (new_width - crop_width + 1))
         return crop_clip(clip, top, left, (crop_height, crop_width))
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """Parameter groups by role under one polynomial schedule."""
         setting = self.optimization
         groups = self.network.parameter_groups(setting.learning_rate, setting.head_factor)
@@ -221,6 +229,8 @@ def segment_together(network: VideoSegmenter, pairs: list[FramePair], tap: Tap |
 
     One pass per domain also means one set of batch-norm statistics per domain. A tap needs the joint pass.
     """
+    if not pairs:
+        return []
     sizes = {pair.current.shape[-2:] for pair in pairs}
     if len(sizes) > 1:
         if tap is not None:
@@ -235,9 +245,7 @@ def _join(pairs: list[FramePair]) -> FramePair:
     if any(pair.still is not None for pair in pairs):
         still = torch.cat(
             [
-                pair.still if pair.still is not None else pair.current.new_zeros(
-                    (len(pair.current), *pair.current.shape[-2:]), dtype=torch.bool
-                )
+                torch.zeros_like(pair.current[:, 0], dtype=torch.bool) if pair.still is None else pair.still
                 for pair in pairs
             ]
         )
@@ -265,4 +273,3 @@ def _split(output: SegOutput, lengths: list[int]) -> list[SegOutput]:
 
 def _to_float(clip: VideoClip) -> VideoClip:
     return replace(clip, frames=clip.frames.float() / 255)
-

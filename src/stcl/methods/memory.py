@@ -68,6 +68,7 @@ class PatchMemory(ResizableBuffers):
     labels: Tensor
     written: Tensor
     pixels: Tensor
+    fixed: Tensor | None
 
     def __init__(
         self,

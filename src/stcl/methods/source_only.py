@@ -1,7 +1,7 @@
 """Source only: supervised training on labelled source video (method section 6).
 
-Plain, it is the lower bound. With ``preparation.match_histogram`` and ``preparation.augment_source`` and target batch-norm
-statistics it is the STRONG source-only, the yardstick that an adaptation method has to beat.
+Plain, it is the lower bound. With ``preparation.match_histogram`` and ``preparation.augment_source`` and target
+batch-norm statistics it is the STRONG source-only, the yardstick that an adaptation method has to beat.
 """
 
 import torch

@@ -1,108 +1,33 @@
-"""Spatio-Temporal Consistency Learning (arXiv 2311.13254): bidirectional multi-level fusion and category-aware alignment.
+"""Spatio-Temporal Consistency Learning (arXiv 2311.13254): bidirectional fusion and category-aware alignment.
 
-Notation: ``x_t`` frame, ``f[a->b]`` flow, ``z`` fused scores, superscripts s and t for source and target, h the interval
-of the cross-frame pseudo labels, ``F_s`` and ``F_t`` the fused domains (source and target clips with the same patches).
+Notation: ``x_t`` frame, ``f[a->b]`` flow, ``z`` fused scores, superscripts s and t for source and target, h the
+interval of the cross-frame pseudo labels, ``F_s`` and ``F_t`` the fused domains (source and target clips with the same
+patches).
 
     L = L_src + L_fuse,s + lambda_T (L_trg + L_fuse,t) + 0.01 L_align
 """
 
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from stcl.errors import SettingError, unknown_name
+from stcl.labels import IGNORE
 from stcl.methods.base import AdaptationMethod, segment_together
 from stcl.methods.memory import ClipMemory, PatchMemory, PrototypeBank
-from stcl.models.segmenter import Tap
-from stcl.models.teacher import EmaTeacher
+from stcl.methods.settings import Alignment, FeatureFusion, SequenceFusion, Teacher
+from stcl.models import EmaTeacher, Tap
 from stcl.ops.align import aggregate, class_centroids, contrastive, mmd, temporal_weights
 from stcl.ops.augment import crop_clip
 from stcl.ops.losses import segmentation_loss
-from stcl.ops.mixing import FusedClip, PatchSequence, choose_classes, class_mask, classes_present, fuse
+from stcl.ops.mixing import FusedClip, PatchSequence, choose_classes, classes_present, cut, fuse
 from stcl.ops.pseudo_labels import PseudoLabels, Weighting, ignore_unsure, pixel_weights, pseudo_labels
 from stcl.types import ClipSpec, FramePair, SegOutput, VideoClip
 
 PAIR = ClipSpec(frames=(0, -1), flows=((0, -1),), labels=(0, -1))
 """The part of a clip that is mixed: both frames, their labels, the flow between them."""
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """Who labels the target.
-
-    Args:
-        kind: ``ema`` a moving average of the student; ``frozen`` the student as it stood after the warm-up; ``self`` the
-            student itself.
-        statistics: batch-norm statistics of the teacher: of the present target ``batch``, or ``running``.
-        frozen_steps: with ``frozen``: after this many steps the student labels the target itself (published: 8,000).
-        interval: h, the frame t-h that is segmented to label frame t.
-    """
-
-    kind: Literal["ema", "frozen", "self"] = "ema"
-    statistics: Literal["batch", "running"] = "batch"
-    frozen_steps: int | None = None
-    interval: int = 1
-
-
-@dataclass(frozen=True)
-class SequenceFusion:
-    """Fusion at the image-sequence level (section 3.4).
-
-    Args:
-        source_patches: paste patches of another source clip.
-        target_patches: paste confident patches of another target clip.
-        random_classes: how many random classes a patch sequence takes.
-        long_tail_patches: patches from the bank of rare-class frames.
-        rare_classes: names of the rare classes; None computes them from source pixel frequencies.
-        confidence: target patches take pixels with a probability above this.
-        bank_slots: frames kept for each rare class.
-    """
-
-    source_patches: bool = True
-    target_patches: bool = True
-    random_classes: int = 2
-    long_tail_patches: int = 2
-    rare_classes: list[str] | None = None
-    confidence: float = 0.9
-    bank_slots: int = 4
-
-
-@dataclass(frozen=True)
-class FeatureFusion:
-    """Fusion at the feature level (section 3.5): ``0.3 g(F_s) + 0.7 g(F_t)`` inside the patches.
-
-    Args:
-        stage: backbone stage whose output is fused; None switches it off.
-        source_share: weight of ``g(F_s)``.
-        start: share of the schedule after which it begins.
-    """
-
-    stage: str | None = None
-    source_share: float = 0.3
-    start: float = 0.2
-
-
-@dataclass(frozen=True)
-class Alignment:
-    """Category-aware alignment (section 3.6).
-
-    Args:
-        form: ``mmd`` as published, ``contrastive`` against running source centroids, None switches it off.
-        weight: of the loss.
-        pairs: 1 aligns the pair (t, t-1); 2 also (t, t-h-1), aggregated along time.
-        adaptive: weight the pairs by ``softmax(-mean entropy)`` instead of equally.
-        minimum_pixels: a class with fewer pixels has no centroid.
-        temperature: of the contrastive form.
-    """
-
-    form: Literal["mmd", "contrastive"] | None = "mmd"
-    weight: float = 0.01
-    pairs: Literal[1, 2] = 1
-    adaptive: bool = False
-    minimum_pixels: int = 5
-    temperature: float = 0.1
 
 
 class STCL(AdaptationMethod):
@@ -147,8 +72,8 @@ class STCL(AdaptationMethod):
             raise SettingError(unknown_name("method.feature_fusion.stage", feature_fusion.stage, backbone.stages))
         if teacher.interval < 1:
             raise SettingError(f"method.teacher.interval is a number of frames of at least 1, not {teacher.interval}.")
-        rare = None if sequence_fusion.rare_classes is None else list(map(self.space.index, sequence_fusion.rare_classes))
-        classes, frozen = len(self.space), teacher.kind == "frozen"
+        names, classes, frozen = sequence_fusion.rare_classes, len(self.space), teacher.kind == "frozen"
+        rare = None if names is None else [self.space.index(name) for name in names]
         self.bank = PatchMemory(classes, sequence_fusion.bank_slots, rare)
         self.other_source, self.other_target = ClipMemory(), ClipMemory()
         self.prototypes = PrototypeBank(classes, backbone.channels[self._aligned_stage])
@@ -167,33 +92,31 @@ class STCL(AdaptationMethod):
 
     def losses(self, source: VideoClip, target: VideoClip | None, generator: torch.Generator) -> dict[str, Tensor]:
         """One step of the algorithm."""
-        self.bank.add(source)
-        if self.global_step < self.warmup or target is None:
+        window = source if target is None else self._crop(source, target.size)
+        self.bank.add(window)
+        if target is None or self.global_step < self.warmup:
             output = self.network(source.pair())
             return {"source": segmentation_loss(output, source.label(0), aux_weight=self.aux_weight)}
         # Cross-frame pseudo labels yhat with confidence q, for t and for t-1 (whose own mask a patch needs)
         pseudo, previous = self.label_target(target)
-        labelled = self._labelled(target, pseudo, previous)
+        labelled = self._labelled(target, pseudo, previous, generator)
         weight = pixel_weights(pseudo.confidence, self.weighting, self.threshold)
         # Both fused domains: the same patch sequences in two contexts
-        patches = self.draw_patches(source, labelled, pseudo, previous, generator)
-        fused_s = fuse(self._crop(source, labelled.size, generator), patches)
-        fused_t = fuse(labelled.restrict(PAIR), patches)
-        # One pass per domain
-        out_s, out_fs = segment_together(self.network, [source.pair(), _pair(fused_s)])
-        tap = self._feature_tap(out_fs, fused_t.mask)
-        pairs = [labelled.pair()] if self.consistency or self.alignment.form else []
-        *out_t, out_ft = segment_together(self.network, [*pairs, _pair(fused_t)], tap)
-        terms = {
-            "source": segmentation_loss(out_s, source.label(0), aux_weight=self.aux_weight),
-            "fused_source": self._fused_loss(out_fs, fused_s, None),
-            "fused_target": self.lambda_t * self._fused_loss(out_ft, fused_t, weight),
-        }
+        patches = self.draw_patches(window, labelled, pseudo, previous, generator)
+        fused_s, fused_t = fuse(window.restrict(PAIR), patches), fuse(labelled.restrict(PAIR), patches)
+        # One pass per domain; without patches F_s and F_t would be the clips themselves
+        out_s, *out_fs = segment_together(self.network, [source.pair(), *([_pair(fused_s)] if patches else [])])
+        tap = self._feature_tap(out_fs[0], fused_t.mask) if patches else None
+        views = self._target_views(labelled)
+        out_t = segment_together(self.network, [*views, *([_pair(fused_t)] if patches else [])], tap)
+        terms = {"source": segmentation_loss(out_s, source.label(0), aux_weight=self.aux_weight)}
+        if patches:
+            terms["fused_source"] = self._fused_loss(out_fs[0], fused_s, None)
+            terms["fused_target"] = self.lambda_t * self._fused_loss(out_t[-1], fused_t, weight)
         if self.consistency:
-            consistency = segmentation_loss(out_t[0], pseudo.labels, weight, self.aux_weight)
-            terms["target"] = self.lambda_t * consistency
+            terms["target"] = self.lambda_t * segmentation_loss(out_t[0], pseudo.labels, weight, self.aux_weight)
         if self.alignment.form is not None:
-            terms["align"] = self.alignment.weight * self.align(out_s, source.label(0), out_t[0], labelled)
+            terms["align"] = self.alignment.weight * self.align(out_s, source.label(0), out_t[: len(views)])
         self.log("pseudo/confidence", pseudo.confidence.mean(), batch_size=len(pseudo.labels))
         return terms
 
@@ -218,32 +141,31 @@ class STCL(AdaptationMethod):
         patches: list[PatchSequence] = []
         chosen_s = None
         if setting.source_patches:
-            other = self.other_source.exchange(self._crop(source, target.size, generator).restrict(PAIR))
-            present = classes_present(other.label(0), classes)
-            chosen_s = choose_classes(present, setting.random_classes, generator, always=self.bank.rare)
-            patches.append(PatchSequence(other, class_mask(other.labels, chosen_s)))
+            other = self.other_source.exchange(source.restrict(PAIR))
+            chosen_s = choose_classes(
+                classes_present(other.label(0), classes), setting.random_classes, generator, always=self.bank.rare
+            )
+            patches.append(cut(other, chosen_s))
         if setting.target_patches:
             sure = [ignore_unsure(labels, setting.confidence) for labels in (pseudo, previous)]
             confident = replace(target.restrict(PAIR), labels=torch.stack(sure, dim=1))
             other = self.other_target.exchange(confident)
-            present = classes_present(other.label(0), classes)
-            chosen_t = choose_classes(present, setting.random_classes, generator, exclude=chosen_s)
-            patches.append(PatchSequence(other, class_mask(other.labels, chosen_t)))
+            chosen_t = choose_classes(
+                classes_present(other.label(0), classes), setting.random_classes, generator, exclude=chosen_s
+            )
+            patches.append(cut(other, chosen_t))
         patches += self.bank.draw(target.restrict(PAIR), setting.long_tail_patches, generator)
         return patches
 
-    def align(self, out_s: SegOutput, label_s: Tensor, out_t: SegOutput, target: VideoClip) -> Tensor:
+    def align(self, out_s: SegOutput, label_s: Tensor, out_t: list[SegOutput]) -> Tensor:
         """Distance between source and target class centroids, the target's aggregated along time (section 3.6)."""
         setting, classes, stage = self.alignment, len(self.space), self._aligned_stage
-        outputs = [out_t]
-        if setting.pairs == 2:
-            outputs.append(self.network(target.pair(0, -self.teacher.interval - 1)))
         target_centroids = aggregate(
             [
                 class_centroids(out.features[stage], out.logits.argmax(1), classes, setting.minimum_pixels)
-                for out in outputs
+                for out in out_t
             ],
-            temporal_weights([out.logits for out in outputs], setting.adaptive),
+            temporal_weights([out.logits for out in out_t], setting.adaptive),
         )
         source_centroids = class_centroids(out_s.features[stage], label_s, classes, setting.minimum_pixels)
         if setting.form == "contrastive":
@@ -267,23 +189,32 @@ class STCL(AdaptationMethod):
             return self.start(pair).logits
         return self.itself(pair).logits
 
-    def _labelled(self, target: VideoClip, pseudo: PseudoLabels, previous: PseudoLabels) -> VideoClip:
+    def _labelled(
+        self, target: VideoClip, pseudo: PseudoLabels, previous: PseudoLabels, generator: torch.Generator
+    ) -> VideoClip:
         """The student's target clip: strongly augmented frames, pseudo labels at t and t-1."""
-        labels = torch.full_like(target.frames[:, :, 0], 255, dtype=torch.long)
+        labels = torch.full_like(target.frames[:, :, 0], IGNORE, dtype=torch.long)
         labels[:, target.offsets.index(0)], labels[:, target.offsets.index(-1)] = pseudo.labels, previous.labels
         clip = replace(target, labels=labels)
-        return self.augment(clip, self.step_generator()) if self.augment_target else clip
+        return self.augment(clip, generator) if self.augment_target else clip
 
-    def _crop(self, source: VideoClip, size: tuple[int, int], generator: torch.Generator) -> VideoClip:
-        """A window of the target's size; the same one for every call of a step."""
+    def _target_views(self, target: VideoClip) -> list[FramePair]:
+        """Pairs of the target alone that the terms need: (t, t-1), for the alignment along time (t, t-h-1), too."""
+        if self.alignment.form is not None and self.alignment.pairs == 2:
+            return [target.pair(), target.pair(0, -self.teacher.interval - 1)]
+        return [target.pair()] if self.consistency or self.alignment.form is not None else []
+
+    def _crop(self, source: VideoClip, size: tuple[int, int]) -> VideoClip:
+        """A window of the target's size ``(height, width)``."""
         if source.size == size:
             return source
         if source.size[0] < size[0] or source.size[1] < size[1]:
             raise SettingError(
-                f"Source clips of {source.size[1]}x{source.size[0]} px are smaller than the target's {size[1]}x{size[0]} "
-                "px, so patches cannot be pasted. Make data.source.size at least data.target.size."
+                f"Source clips of {source.size[1]}x{source.size[0]} px are smaller than the target's "
+                f"{size[1]}x{size[0]} px, so patches cannot be pasted. Make source.size at least target.size, also "
+                "after method.preparation.rescale."
             )
-        host = torch.Generator().manual_seed(self.seed * 1_000_003 + self.global_step)
+        host = torch.Generator().manual_seed(self.step_seed("window"))
         y, x = torch.rand(2, generator=host).tolist()
         top, left = int(y * (source.size[0] - size[0] + 1)), int(x * (source.size[1] - size[1] + 1))
         return crop_clip(source, top, left, size)
@@ -315,4 +246,3 @@ class STCL(AdaptationMethod):
 
 def _pair(fused: FusedClip) -> FramePair:
     return fused.clip.pair()._replace(still=fused.still)
-

@@ -1,4 +1,4 @@
-"""Category-aware feature alignment: class centroids and two ways to bring two sets of them together (method section 3.6)."""
+"""Category-aware feature alignment (method section 3.6): class centroids and two ways to bring two sets together."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from stcl.ops.losses import entropy
 
 
 class Centroids(NamedTuple):
-    """``mean (C, D)`` feature of each class and ``present (C,)`` bool; an absent class has no centroid and takes no part."""
+    """``mean (C, D)`` feature of each class, ``present (C,)`` bool; an absent class has no centroid, takes no part."""
 
     mean: Tensor
     present: Tensor
@@ -69,7 +69,7 @@ def mmd(source: Centroids, target: Centroids, kernels: int = 5, factor: float = 
     kernel = torch.zeros_like(distance)
     for power in range(kernels):
         kernel = kernel + torch.exp(-distance / (bandwidth * factor ** (power - kernels // 2)))
-    return weight @ kernel @ weight
+    return (torch.outer(weight, weight) * kernel).sum()  # no matrix product: autocast would make it bfloat16
 
 
 def contrastive(target: Centroids, anchors: Centroids, temperature: float = 0.1) -> Tensor:

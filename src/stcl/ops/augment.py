@@ -171,7 +171,7 @@ def rescale_clip(clip: VideoClip, size: tuple[int, int]) -> VideoClip:
         clip,
         frames=resized.to(frames.dtype).unflatten(0, clip.frames.shape[:2]),
         labels=None if clip.labels is None else _nearest(clip.labels, size),
-        flows={key: resize_flow(flow, size) for key, flow in clip.flows.items()},
+        flows={key: resize_flow(flow, size, align_corners=False) for key, flow in clip.flows.items()},
     )
 
 

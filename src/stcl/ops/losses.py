@@ -9,7 +9,7 @@ from stcl.types import SegOutput
 
 
 def upsample(scores: Tensor, size: tuple[int, int]) -> Tensor:
-    """Scores ``(B, C, h, w)`` on the grid ``size = (H, W)``, bilinear with aligned corners as the published networks do."""
+    """Scores ``(B, C, h, w)`` on the grid ``size = (H, W)``, bilinear with aligned corners as published networks do."""
     if scores.shape[-2:] == size:
         return scores
     return F.interpolate(scores, size, mode="bilinear", align_corners=True)
@@ -21,8 +21,8 @@ def cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor | None = None) 
     Args:
         logits: ``(B, C, h, w)``; up-sampled to the labels' size.
         labels: ``(B, H, W)`` train ids, 255 = ignore.
-        weight: optional pixel weights 0..1, ``(B, H, W)`` or broadcastable. The sum is divided by the number of labelled
-            pixels, not by the sum of weights, so that an unsure image counts less than a sure one.
+        weight: optional pixel weights 0..1, ``(B, H, W)`` or broadcastable. The sum is divided by the number of
+            labelled pixels, not by the sum of weights, so that an unsure image counts less than a sure one.
 
     Returns:
         Scalar; 0 where no pixel is labelled.

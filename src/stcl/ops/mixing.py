@@ -1,7 +1,8 @@
 """Cutting patch sequences out of clips and pasting them into others: frames, labels and flow move together.
 
-A patch sequence is the pixels of a chosen class set in every frame of a clip (each frame's own mask). Sources: STCL section
-3.4 (bidirectional fusion at the image-sequence level), ClassMix (Olsson et al. 2021) for the choice by class.
+A patch sequence is the pixels of a chosen class set in every frame of a clip (each frame's own mask). Sources: STCL
+(method section 3.4, bidirectional fusion at the image-sequence level), ClassMix (Olsson et al. 2021) for the choice by
+class.
 """
 
 from collections.abc import Sequence
@@ -49,18 +50,17 @@ def choose_classes(
         count: how many at most; all that are left where fewer are present.
         generator: source of the random order, on the tensors' device.
         exclude: ``(B, C)`` or ``(C,)`` bool, classes that may not be chosen.
-        always: ``(C,)`` bool, classes that are taken whenever present, beside the random ones.
+        always: ``(C,)`` bool, classes that are taken wherever present and not excluded, beside the random ones.
 
     Returns:
         ``(B, C)`` bool.
     """
     allowed = present if exclude is None else present & ~exclude
-    if always is not None:
-        allowed = allowed & ~always
-    order = torch.rand(present.shape, generator=generator, device=present.device).masked_fill(~allowed, -1.0)
+    drawn = allowed if always is None else allowed & ~always
+    order = torch.rand(present.shape, generator=generator, device=present.device).masked_fill(~drawn, -1.0)
     rank = order.argsort(1, descending=True).argsort(1)
-    chosen = (rank < count) & allowed
-    return chosen if always is None else chosen | (present & always)
+    chosen = (rank < count) & drawn
+    return chosen if always is None else chosen | (allowed & always)
 
 
 def class_mask(labels: Tensor, chosen: Tensor) -> Tensor:
@@ -69,6 +69,13 @@ def class_mask(labels: Tensor, chosen: Tensor) -> Tensor:
     table[:, : chosen.shape[1]] = chosen
     table[:, IGNORE] = False
     return table.gather(1, labels.flatten(1).long()).view(labels.shape)
+
+
+def cut(clip: VideoClip, chosen: Tensor) -> PatchSequence:
+    """The patch sequence of the classes ``chosen (B, C)``: their pixels in every frame of ``clip``."""
+    if clip.labels is None:
+        raise SettingError("A patch sequence is cut out by class, but this clip was loaded without labels.")
+    return PatchSequence(clip, class_mask(clip.labels, chosen))
 
 
 def paste(background: VideoClip, patch: VideoClip, mask: Tensor) -> VideoClip:
@@ -89,8 +96,9 @@ def paste(background: VideoClip, patch: VideoClip, mask: Tensor) -> VideoClip:
     order = [patch.offsets.index(offset) for offset in background.offsets]
     frames = torch.where(mask.unsqueeze(2), patch.frames[:, order], background.frames)
     labels = background.labels
-    if labels is not None and patch.labels is not None:
-        labels = torch.where(mask, patch.labels[:, order].to(labels.dtype), labels)
+    if labels is not None:
+        unknown = torch.full_like(labels, IGNORE)
+        labels = torch.where(mask, unknown if patch.labels is None else patch.labels[:, order].to(labels.dtype), labels)
     flows = {
         (a, b): torch.where(mask[:, background.offsets.index(a)].unsqueeze(1), patch.flow(a, b), flow)
         for (a, b), flow in background.flows.items()
@@ -101,9 +109,7 @@ def paste(background: VideoClip, patch: VideoClip, mask: Tensor) -> VideoClip:
 def fuse(background: VideoClip, patches: Sequence[PatchSequence]) -> FusedClip:
     """Paste patch sequences one after the other; a later one covers an earlier one."""
     height, width = background.size
-    covered = torch.zeros(
-        background.frames.shape[0], height, width, dtype=torch.bool, device=background.frames.device
-    )
+    covered = torch.zeros(background.frames.shape[0], height, width, dtype=torch.bool, device=background.frames.device)
     still = covered.clone()
     now = background.offsets.index(0)
     clip = background

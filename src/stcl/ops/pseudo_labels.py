@@ -14,7 +14,7 @@ Weighting = Literal["none", "threshold", "share"]
 
 
 class PseudoLabels(NamedTuple):
-    """``labels (B, H, W)`` int64 train ids (255 = ignore) and ``confidence (B, H, W)``, the probability 0..1 of each."""
+    """``labels (B, H, W)`` int64 train ids, 255 = ignore; ``confidence (B, H, W)``, the probability 0..1 of each."""
 
     labels: Tensor
     confidence: Tensor
@@ -26,10 +26,10 @@ def pseudo_labels(logits: Tensor, size: tuple[int, int], flow: Tensor | None = N
     Args:
         logits: ``(B, C, h, w)`` scores of the frame t-h.
         size: ``(H, W)`` of the frames.
-        flow: ``(B, 2, H, W)`` pixels t -> t-h; None for labels of the segmented frame itself. Pixels whose flow leaves the
-            frame have no witness and are ignored.
+        flow: ``(B, 2, H, W)`` pixels t -> t-h; None for labels of the segmented frame itself. Pixels whose flow leaves
+            the frame have no witness and are ignored.
     """
-    probabilities = upsample(logits.float(), size).softmax(1)
+    probabilities = upsample(logits.detach().float(), size).softmax(1)  # labels are constants
     if flow is None:
         confidence, labels = probabilities.max(1)
         return PseudoLabels(labels, confidence)
@@ -43,8 +43,8 @@ def pixel_weights(confidence: Tensor, weighting: Weighting, threshold: float) ->
 
     Args:
         confidence: ``(B, H, W)`` in 0..1.
-        weighting: ``none`` every pixel counts 1; ``threshold`` pixels above the threshold count 1, others 0; ``share`` all
-            pixels of an image count the share of its pixels that are above the threshold (DACS).
+        weighting: ``none`` every pixel counts 1; ``threshold`` pixels above the threshold count 1, others 0; ``share``
+            all pixels of an image count the share of its pixels that are above the threshold (DACS).
         threshold: probability 0..1.
 
     Returns:

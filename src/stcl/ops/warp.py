@@ -31,13 +31,20 @@ def warp(image: Tensor, flow: Tensor, mode: str = "bilinear") -> Tensor:
     return F.grid_sample(image, grid.to(image.dtype), mode=mode, padding_mode="border", align_corners=True)
 
 
-def resize_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resample flow to ``size = (height, width)`` and scale u by the width ratio and v by the height ratio."""
+def resize_flow(flow: Tensor, size: tuple[int, int], align_corners: bool = True) -> Tensor:
+    """Resample flow to ``size = (height, width)`` and scale u by the width ratio and v by the height ratio.
+
+    Args:
+        flow: ``(B, 2, H, W)`` pixels.
+        size: of the result.
+        align_corners: True for a grid of scores, which are up-sampled so; False for images, which are resized about the
+            centres of pixels.
+    """
     height, width = flow.shape[-2:]
     if (height, width) == tuple(size):
         return flow
     scale = flow.new_tensor((size[1] / width, size[0] / height)).view(1, 2, 1, 1)
-    return F.interpolate(flow, size, mode="bilinear", align_corners=True) * scale
+    return F.interpolate(flow, size, mode="bilinear", align_corners=align_corners) * scale
 
 
 def flip_flow(flow: Tensor) -> Tensor:

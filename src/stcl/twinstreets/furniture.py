@@ -80,7 +80,7 @@ def _foliage(shape: Shape, centre: Vector, half: Vector, leaf: Color, random: Ra
 def fence(random: Random, palette: Palette, length: float, kind: int, height: float, color: Color) -> list[Part]:
     """A fence along z; kind 0 boards with gaps, 1 railing, 2 closed panels."""
     # period of the pickets, share of it that is solid, height of the rails' centre lines
-    period, solid = ((0.22, 0.72), (0.3, 0.42), (2.0, 1.0))[kind]
+    period, solid = ((0.22, 0.8), (0.3, 0.5), (2.0, 1.0))[kind]
     shape = Shape.BOX if kind == 2 else Shape.PICKET
     detail = (period, solid, 0.12, 0.85)
     seed = int(random.integers(1 << 16))
@@ -91,7 +91,7 @@ def fence(random: Random, palette: Palette, length: float, kind: int, height: fl
 def lamp_post(random: Random, palette: Palette, height: float, arm: float) -> list[Part]:
     """A street lamp or a bare pole (arm 0); the arm reaches towards -x or +x."""
     metal, pole = palette.pick("metal", random), class_id("pole")
-    girth = random.uniform(0.08, 0.12)
+    girth = random.uniform(0.1, 0.15)
     parts = [Part(Shape.TUBE, Material.PLAIN, pole, (0, height / 2, 0), (girth, height / 2, girth), metal)]
     if arm:
         half = (abs(arm) / 2, 0.06, 0.06)
@@ -104,9 +104,9 @@ def lamp_post(random: Random, palette: Palette, height: float, arm: float) -> li
 def sign_post(random: Random, palette: Palette, kind: int, facing: float) -> list[Part]:
     """A traffic sign on a pole. kind: 0 disc, 1 triangle, 2 diamond, 3 octagon, 4 board, 5 large direction board."""
     metal, label = palette.pick("metal", random), class_id("sign")
-    size = random.uniform(0.36, 0.46)
+    size = random.uniform(0.42, 0.54)
     half = {4: (size, size, 0.03), 5: (1.3, 0.6, 0.05)}.get(kind, (size, size, 0.03))
-    height = random.uniform(2.2, 2.7) + half[1] if kind < 5 else random.uniform(2.4, 3.2)
+    height = random.uniform(1.8, 2.4) + half[1] if kind < 5 else random.uniform(2.3, 3.0)
     tint = palette.styled(((0.80, 0.07, 0.07), (0.80, 0.07, 0.07), (0.93, 0.74, 0.06), (0.78, 0.05, 0.06),
                            (0.06, 0.24, 0.68), (0.06, 0.28, 0.62))[kind])  # fmt: skip
     if kind == 0 and random.random() < 0.4:
@@ -122,19 +122,19 @@ def sign_post(random: Random, palette: Palette, kind: int, facing: float) -> lis
     top = height + half[1] * 0.8
     stands = (-0.8, 0.8) if kind == 5 else (0.0,)
     pole = class_id("pole")
-    posts = [Part(Shape.TUBE, Material.PLAIN, pole, (x, top / 2, 0), (0.06, top / 2, 0.06), metal) for x in stands]
+    posts = [Part(Shape.TUBE, Material.PLAIN, pole, (x, top / 2, 0), (0.07, top / 2, 0.07), metal) for x in stands]
     return [*posts, plate]
 
 
 def traffic_light(random: Random, palette: Palette, arm: float, state: int) -> list[Part]:
     """A signal on a pole, and a second one above the road where `arm` (m, signed along x) is not 0."""
     metal, pole, label = palette.pick("metal", random), class_id("pole"), class_id("light")
-    height = 6.0 if arm else 3.6
+    height = 6.0 if arm else 3.7
     rim = palette.styled((0.92, 0.74, 0.10)) if random.random() < 0.5 else (0.85, 0.85, 0.83)
 
     def head(x: float, y: float) -> Part:
         seed = int(random.integers(1 << 16))
-        half, detail = (0.24, 0.58, 0.16), (float(state), 0.0, 0.0, 0.0)
+        half, detail = (0.27, 0.67, 0.17), (float(state), 0.0, 0.0, 0.0)
         dark = (0.07, 0.08, 0.08)
         return Part(Shape.BOX, Material.LIGHT, label, (x, y, -0.22), half, dark, second=rim, detail=detail, seed=seed)
 

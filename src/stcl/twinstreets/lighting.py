@@ -49,7 +49,7 @@ class Weather:
         else:
             zenith = np.array([0.45, 0.60, 0.82])
             horizon = np.array([0.86, 0.88, 0.90]) + low * np.array([0.1, 0.0, -0.1])
-            sky_light = random.uniform(0.40, 0.52) * np.array([0.92, 0.98, 1.1])
+            sky_light = random.uniform(0.46, 0.58) * np.array([0.92, 0.98, 1.1])
             sun_color = strength * np.array([1.05, 0.98 - 0.12 * low, 0.90 - 0.28 * low])
             clouds = random.uniform(0.0, 0.7)
         return Weather(sun, sun_color, sky_light, zenith, horizon, clouds, haze, look.shadows and not even)

@@ -147,7 +147,7 @@ def light(surface: Surface, texture: float) -> np.ndarray:
     color = np.where(front & ((np.abs(surface.unit[0]) > 0.8) | (np.abs(y) > 0.92)), surface.second, surface.color)
     lamps = ((0.6, (1.25, 0.12, 0.08)), (0.0, (1.25, 0.72, 0.08)), (-0.6, (0.1, 1.15, 0.55)))
     for state, (place, tint) in enumerate(lamps):
-        inside = front & (x * x + ((y - place) * surface.half[1]) ** 2 < 0.17**2)
+        inside = front & (x * x + ((y - place) * surface.half[1]) ** 2 < 0.19**2)
         lit = np.where(surface.detail[0] == state, 1.0, 0.16)
         color = np.where(inside, np.array(tint, np.float32)[:, None] * lit, color)
     return color

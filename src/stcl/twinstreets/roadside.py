@@ -90,7 +90,7 @@ class Roadside(Site):
             self._railings(side, random)
             return
         color, kind = self.palette.pick("fence", random), int(random.integers(3))
-        height = random.uniform(0.9, 1.7)
+        height = random.uniform(1.1, 1.9)
         station = START
         while station < LENGTH - 20.0:
             length, choice = random.uniform(7.0, 15.0), random.random()

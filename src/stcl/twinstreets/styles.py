@@ -92,17 +92,17 @@ class Style:
 _CLEAN = Style(
     "clean",
     0,
-    Optics(focal=0.86, height=1.75, pitch=-2.5, pitch_sway=0.25, yaw_sway=0.8),
+    Optics(focal=0.90, height=1.6, pitch=-2.5, pitch_sway=0.25, yaw_sway=0.8),
     StreetStatistics(
         lane_width=(3.2, 4.2), two_lanes=0.45, parking=0.55, parked=(0.2, 0.6), verge=0.35, sidewalk=(1.8, 3.6),
         setback=(0.0, 6.0), house_height=(8.0, 24.0), house_width=(8.0, 20.0), gap=0.18, pitched_roof=0.35,
-        tree_spacing=(7.0, 16.0), tree_height=(6.0, 10.5), treeless=0.2, hedge=0.6, fence=0.45,
-        pole_spacing=(26.0, 46.0), sign_spacing=(21.0, 42.0), people_spacing=(10.0, 24.0), rider=0.24,
+        tree_spacing=(7.0, 16.0), tree_height=(6.0, 10.5), treeless=0.2, hedge=0.6, fence=0.4,
+        pole_spacing=(32.0, 56.0), sign_spacing=(30.0, 54.0), people_spacing=(10.0, 24.0), rider=0.2,
         traffic_spacing=(18.0, 45.0), junction_spacing=(38.0, 75.0), bend=1 / 350,
     ),
     Look(
-        saturation=1.3, brightness=1.08, texture=0.35, hue=0.0, even_light=1.0, sun_height=(45.0, 70.0),
-        sun_strength=(0.25, 0.35), shadows=False, haze=(0.0, 0.001), blur=(0.0, 0.0), shutter=0.0, noise=(0.0, 0.0),
+        saturation=1.22, brightness=1.05, texture=0.5, hue=0.0, even_light=1.0, sun_height=(45.0, 70.0),
+        sun_strength=(0.2, 0.4), shadows=False, haze=(0.0, 0.001), blur=(0.0, 0.0), shutter=0.0, noise=(0.0, 0.0),
         jpeg_quality=(0.0, 0.0), vignette=0.0, exposure_drift=0.0, color_cast=0.0,
     ),
 )  # fmt: skip
@@ -114,13 +114,13 @@ _CAMERA = Style(
     StreetStatistics(
         lane_width=(2.9, 3.7), two_lanes=0.3, parking=0.55, parked=(0.2, 0.7), verge=0.3, sidewalk=(1.6, 4.2),
         setback=(0.0, 7.0), house_height=(7.5, 21.0), house_width=(7.0, 17.0), gap=0.18, pitched_roof=0.5,
-        tree_spacing=(6.5, 16.0), tree_height=(6.0, 11.5), treeless=0.2, hedge=0.7, fence=0.38,
-        pole_spacing=(26.0, 46.0), sign_spacing=(20.0, 40.0), people_spacing=(16.0, 40.0), rider=0.22,
+        tree_spacing=(6.5, 16.0), tree_height=(6.0, 11.5), treeless=0.2, hedge=0.7, fence=0.34,
+        pole_spacing=(36.0, 60.0), sign_spacing=(26.0, 50.0), people_spacing=(16.0, 40.0), rider=0.18,
         traffic_spacing=(24.0, 60.0), junction_spacing=(42.0, 80.0), bend=1 / 260,
     ),
     Look(
-        saturation=0.72, brightness=0.92, texture=1.0, hue=0.0, even_light=0.45, sun_height=(14.0, 50.0),
-        sun_strength=(0.45, 0.8), shadows=True, haze=(0.002, 0.008), blur=(1.6, 2.6), shutter=0.3, noise=(2.0, 5.0),
+        saturation=0.8, brightness=0.95, texture=1.0, hue=0.0, even_light=0.45, sun_height=(14.0, 50.0),
+        sun_strength=(0.45, 0.8), shadows=True, haze=(0.001, 0.006), blur=(1.2, 2.0), shutter=0.25, noise=(1.5, 4.0),
         jpeg_quality=(62.0, 90.0), vignette=0.3, exposure_drift=0.08, color_cast=0.035,
     ),
 )  # fmt: skip

@@ -31,7 +31,7 @@ class Traffic(Site):
         inner = self.street.edge(side) + KERB + plan.verge + (0.9 if not plan.verge else 0.3)
         outer = max(inner + 0.2, self.street.edge(side) + plan.front - 0.4)
         spacing, station = random.uniform(*self.statistics.people_spacing), random.uniform(3.0, 10.0)
-        while station < 120.0:
+        while station < 90.0:
             pace = 0.0 if random.random() < 0.2 else random.uniform(0.9, 1.7) * random.choice([-1, 1])
             yaw = random.uniform(-3.0, 3.0) if pace == 0 else (0.0 if pace > 0 else np.pi)
             lateral = sign * random.uniform(inner, outer)
@@ -56,9 +56,9 @@ class Traffic(Site):
         sign = (-1, 1)[side]
         for _ in range(int(random.poisson(self.statistics.rider))):
             pace = random.uniform(3.0, 6.0) * (1 if side == 1 else -1)
-            lateral = sign * (self.street.lanes * self.street.lane_width - random.uniform(0.4, 0.9))
+            lateral = sign * (self.street.lanes * self.street.lane_width - random.uniform(0.2, 0.45))
             yaw = 0.0 if pace > 0 else np.pi
-            place = random.uniform(11.0, 36.0) if pace > 0 else random.uniform(14.0, 50.0)
+            place = random.uniform(9.0, 26.0) if pace > 0 else random.uniform(14.0, 34.0)
             self.put(movers.rider(random, self.palette, pace), place, lateral, yaw=yaw, speed=pace)
 
     def moving_cars(self, side: int, random: Random, ego_speed: float) -> None:

@@ -55,7 +55,7 @@ def _draw_street(statistics: StreetStatistics, random: Random) -> Street:
     junctions, station = [], random.uniform(10.0, 40.0)
     while station < LENGTH - 40.0:
         arm = random.uniform(3.0, 4.5) if random.random() < 0.6 else 0.0
-        junctions.append(Junction(station, arm, bool(random.random() < 0.6)))
+        junctions.append(Junction(station, arm, bool(random.random() < 0.42)))
         station += random.uniform(*statistics.junction_spacing)
     lanes = 2 if random.random() < statistics.two_lanes else 1
     bend = random.uniform(-1.0, 1.0) * statistics.bend

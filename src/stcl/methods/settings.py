@@ -1,0 +1,81 @@
+"""Settings of the parts that a method is put together from; the defaults are this project's, not the published ones."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Who labels the target.
+
+    Args:
+        kind: ``ema`` a moving average of the student; ``frozen`` the student as it stood after the warm-up; ``self``
+            the student itself.
+        statistics: batch-norm statistics of the teacher: of the present target ``batch``, or ``running``.
+        frozen_steps: with ``frozen``: after this many steps the student labels the target itself (published: 8,000).
+        interval: h, the frame t-h that is segmented to label frame t.
+    """
+
+    kind: Literal["ema", "frozen", "self"] = "ema"
+    statistics: Literal["batch", "running"] = "batch"
+    frozen_steps: int | None = None
+    interval: int = 1
+
+
+@dataclass(frozen=True)
+class SequenceFusion:
+    """Fusion at the image-sequence level (section 3.4).
+
+    Args:
+        source_patches: paste patches of another source clip.
+        target_patches: paste confident patches of another target clip.
+        random_classes: how many random classes a patch sequence takes.
+        long_tail_patches: patches from the bank of rare-class frames.
+        rare_classes: names of the rare classes; None computes them from source pixel frequencies.
+        confidence: target patches take pixels with a probability above this.
+        bank_slots: frames kept for each rare class.
+    """
+
+    source_patches: bool = True
+    target_patches: bool = True
+    random_classes: int = 2
+    long_tail_patches: int = 2
+    rare_classes: list[str] | None = None
+    confidence: float = 0.9
+    bank_slots: int = 4
+
+
+@dataclass(frozen=True)
+class FeatureFusion:
+    """Fusion at the feature level (section 3.5): ``0.3 g(F_s) + 0.7 g(F_t)`` inside the patches.
+
+    Args:
+        stage: backbone stage whose output is fused; None switches it off.
+        source_share: weight of ``g(F_s)``.
+        start: share of the schedule after which it begins.
+    """
+
+    stage: str | None = None
+    source_share: float = 0.3
+    start: float = 0.2
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Category-aware alignment (section 3.6).
+
+    Args:
+        form: ``mmd`` as published, ``contrastive`` against running source centroids, None switches it off.
+        weight: of the loss.
+        pairs: 1 aligns the pair (t, t-1); 2 also (t, t-h-1), aggregated along time.
+        adaptive: weight the pairs by ``softmax(-mean entropy)`` instead of equally.
+        minimum_pixels: a class with fewer pixels has no centroid.
+        temperature: of the contrastive form.
+    """
+
+    form: Literal["mmd", "contrastive"] | None = "mmd"
+    weight: float = 0.01
+    pairs: Literal[1, 2] = 1
+    adaptive: bool = False
+    minimum_pixels: int = 5
+    temperature: float = 0.1
