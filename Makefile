@@ -10,7 +10,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: demo test slow lint format clean help
+.PHONY: demo test slow lint format weights clean help
 
 # 3.11 comes first because constraints.txt was tested with it.
 PYTHON ?=
@@ -41,6 +41,13 @@ lint: $(VENV)/.stamp-dev  ## check style, formatting and types
 format: $(VENV)/.stamp-dev  ## sort imports, format, mend what can be mended
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
+
+# The start that every method shares on TwinStreets, see configs/twinstreets/pretrain.yaml.
+weights: $(VENV)/.stamp-package  ## make the weights that come with the package anew
+	$(BIN)/stcl data render --layout synthia-seq --style clean --split pretrain --clips 1000 --frames 2 --size 256 128 \
+	  --out data/twinstreets/pretrain
+	$(BIN)/stcl train twinstreets/pretrain --out runs/pretrain
+	$(BIN)/python benchmarks/make_weights.py runs/pretrain src/stcl/weights/small.safetensors
 
 clean:  ## remove the environment, caches and the demo's output
 	rm -rf $(VENV) demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

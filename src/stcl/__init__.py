@@ -1,3 +1,105 @@
-"""Domain-adaptive video segmentation by spatio-temporal consistency learning."""
+"""Domain-adaptive video segmentation by spatio-temporal consistency learning.
+
+The public verbs. What they need is imported when they are called, so that ``import stcl`` costs nothing::
+
+    import stcl
+
+    settings = stcl.load_settings("twinstreets/stcl", ["--training.steps=500"])
+    run = stcl.train(settings, "runs/stcl")
+    print(stcl.evaluate(run)["miou"])
+    network = stcl.load_model(run)
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stcl.engine.settings import Settings
+    from stcl.models import VideoSegmenter
+    from stcl.report import Comparison
 
 __version__ = "0.1.0"
+
+__all__ = ["evaluate", "list_datasets", "list_methods", "load_model", "load_settings", "train", "write_report"]
+
+
+def load_settings(config: str | Path, overrides: Sequence[str] = ()) -> "Settings":
+    """Settings of a YAML file, or of a shipped configuration by name.
+
+    Args:
+        config: ``path/to/own.yaml`` or e.g. ``twinstreets/stcl``.
+        overrides: as on the command line, e.g. ``["--training.steps=500", "--seed", "1"]``.
+    """
+    from stcl.engine.config import load_settings as load
+    from stcl.resources import config_path
+
+    return load(config_path(config), list(overrides))
+
+
+def train(settings: "Settings", out: str | Path, quiet: bool = False) -> Path:
+    """Train one network into the new run folder ``out`` and return it; see :func:`stcl.engine.train.train`."""
+    from stcl.engine.train import train as run
+
+    return run(settings, Path(out), quiet)
+
+
+def evaluate(
+    run: str | Path,
+    split: str | None = None,
+    root: str | Path | None = None,
+    out: str | Path | None = None,
+    samples: int | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Measure a finished run; returns what ``results.json`` holds, see :func:`stcl.engine.evaluate.evaluate`."""
+    from stcl.engine.evaluate import evaluate as measure
+
+    root, out = (None if path is None else Path(path) for path in (root, out))
+    return measure(Path(run), split, root, out, samples, quiet)
+
+
+def write_report(runs: Sequence[str | Path], out: str | Path) -> "Comparison":
+    """Write ``report.html``, ``results.md`` and ``results.csv`` about evaluated runs into the folder ``out``."""
+    from stcl.report import write_report as write
+
+    return write([Path(run) for run in runs], Path(out))
+
+
+def load_model(run_or_weights: str | Path) -> "VideoSegmenter":
+    """A trained network in evaluation mode, on the CPU.
+
+    Args:
+        run_or_weights: folder of a finished training, a ``.safetensors`` file of one, or ``builtin:NAME``.
+    """
+    import yaml
+
+    from stcl.engine.check import check_settings
+    from stcl.engine.train import CONFIG, WEIGHTS, load_trained, resolve_weights
+    from stcl.errors import CheckpointError
+    from stcl.models.weights import read_weights
+
+    folder = Path(run_or_weights)
+    if folder.is_dir():
+        if not (folder / CONFIG).is_file():
+            raise CheckpointError(f"{folder} is no run folder: it holds no {CONFIG}. Name one that 'stcl train' wrote.")
+        return load_trained(load_settings(folder / CONFIG), folder / WEIGHTS)
+    weights = resolve_weights(str(run_or_weights))
+    config = read_weights(weights)[1].get("config")
+    if config is None:
+        raise CheckpointError(f"'{weights}' does not say how its network is built (metadata 'config'): name a run.")
+    return load_trained(check_settings(yaml.safe_load(config), str(weights)), weights)
+
+
+def list_methods() -> list[str]:
+    """Names of the methods, for ``method.name``."""
+    from stcl.methods import METHODS
+
+    return [*METHODS]
+
+
+def list_datasets() -> list[str]:
+    """Names of the data sets, for ``source.name`` and ``target.name``."""
+    from stcl.data import DATASETS
+
+    return [*DATASETS]

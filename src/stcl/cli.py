@@ -1,16 +1,19 @@
 """The command ``stcl``: each sub-command is one public verb. Heavy imports happen inside the sub-command."""
+# ruff: noqa: T201  the one place that prints
 
 import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from stcl.errors import StclError
+from stcl.errors import SettingError, StclError
+from stcl.resources import config_path, list_configs
 
 if TYPE_CHECKING:
     Command = Callable[[argparse.Namespace], None]
+    Verbs = argparse._SubParsersAction["Parser"]
 
 DESCRIPTION = """Train a video segmentation network on labelled synthetic driving video so that it works on your
 unlabelled real video, and see how well it does.
@@ -33,20 +36,36 @@ groups of keys:
   method           name (source_only, stcl) and the method's own settings
 
 'stcl train CONFIG --print-config' shows every key with its value. The run folder is a record of the run: config.yaml,
-metrics.csv, TensorBoard events, checkpoints and the final weights model.safetensors."""
+metrics.csv, TensorBoard events, checkpoints and the final weights model.safetensors.
+
+shipped configurations:
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Answers a mistake with one line, like every other part of the command."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and leave with status 2."""
+        self.exit(2, f"stcl: error: {message}. See '{self.prog} --help'.\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status (0 done, 2 a mistake that the message explains, 130 interrupted)."""
+    """Run the command line; returns the exit status: 0 done, 2 a mistake that the message explains, 130 interrupted."""
     parser = build_parser()
-    arguments, rest = parser.parse_known_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments, rest = parser.parse_known_args(words)
     if rest and not getattr(arguments, "takes_overrides", False):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    arguments.overrides = rest
+    arguments.overrides, arguments.words = rest, words
     try:
         arguments.run(arguments)
     except StclError as error:
         print(f"stcl: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a path that is no folder, a full disk, a missing permission
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error).strip().splitlines()[-1]
+        print(f"stcl: error: {what}. Check the path, its permissions and the room on the disk.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stcl: interrupted; unfinished output is marked as such and not mistaken for a result.", file=sys.stderr)
@@ -56,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all sub-commands, built without a heavy import."""
-    parser = argparse.ArgumentParser("stcl", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("stcl", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=_version())
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_demo(verbs)
@@ -67,9 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add(
-    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, summary: str, text: str, run: "Command"
-) -> argparse.ArgumentParser:
+def _add(verbs: "Verbs", name: str, summary: str, text: str, run: "Command") -> argparse.ArgumentParser:
     parser = verbs.add_parser(
         name, help=summary, description=text, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -77,18 +94,20 @@ def _add(
     return parser
 
 
-def _add_demo(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_demo(verbs: "Verbs") -> None:
     text = (
         "Render two looks of a street world, train without and with adaptation, and write a page about it:\n"
         "OUT/report.html, OUT/demo.mp4 and OUT/summary.json. A few minutes on two cores; needs no data set."
     )
     parser = _add(verbs, "demo", "the whole job on the built-in benchmark, in minutes", text, _demo)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for everything the demo makes")
-    parser.add_argument("--seed", type=int, default=0, help="determines the random draws of training (default 0)")
+    parser.add_argument("--seed", type=_count, default=0, help="determines the random draws of training (default 0)")
 
 
-def _add_train(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = _add(verbs, "train", "train one network from a configuration", TRAIN_HELP, _train)
+def _add_train(verbs: "Verbs") -> None:
+    text = TRAIN_HELP + "".join(f"  {name}\n" for name in list_configs())
+    parser = _add(verbs, "train", "train one network from a configuration", text, _train)
+    parser.usage = "stcl train CONFIG --out DIR [--group.key VALUE ...] [--print-config] [--quiet]"
     parser.add_argument("config", metavar="CONFIG", help="YAML file, or the name of a shipped one")
     parser.add_argument("--out", type=Path, metavar="DIR", help="run folder; must not hold a run yet")
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and stop")
@@ -96,25 +115,25 @@ def _add_train(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     parser.set_defaults(takes_overrides=True)
 
 
-def _add_evaluate(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_evaluate(verbs: "Verbs") -> None:
     text = "Measure trained networks on labelled target frames; writes RUN/results.json and prints a table."
     parser = _add(verbs, "evaluate", "measure trained networks on labelled frames", text, _evaluate)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder that 'stcl train' wrote")
     parser.add_argument("--split", help="split of the target data set (default: the configuration's)")
     parser.add_argument("--root", type=Path, help="folder of the target data set (default: the configuration's)")
     parser.add_argument("--out", type=Path, help="where the result goes, for a single RUN (default: RUN)")
-    parser.add_argument("--samples", type=int, help="how many frames to keep as pictures")
+    parser.add_argument("--samples", type=_count, help="how many frames to keep as pictures")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
-def _add_report(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_report(verbs: "Verbs") -> None:
     text = "Compare evaluated runs: OUT/report.html, OUT/results.md and OUT/results.csv. Reads result files only."
     parser = _add(verbs, "report", "tables and a page from evaluated runs", text, _report)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder with a results.json")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the report")
 
 
-def _add_data(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_data(verbs: "Verbs") -> None:
     parser = verbs.add_parser("data", help="make and inspect data sets", description="Make and inspect data sets.")
     below = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     text = (
@@ -126,18 +145,37 @@ def _add_data(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     render.add_argument("--out", type=Path, required=True, metavar="DIR", help="root folder of the data set")
     render.add_argument("--layout", required=True, choices=("synthia-seq", "viper", "cityscapes-seq"))
     render.add_argument("--style", required=True, choices=("clean", "camera"), help="simulator look or dash-cam look")
-    render.add_argument("--style-seed", type=int, default=0, help="which look of that family (default 0)")
-    render.add_argument("--seed", type=int, default=0, help="which streets (default 0)")
-    render.add_argument("--split", default="train", help="streets of different splits differ (default train)")
-    render.add_argument("--clips", type=int, default=40, help="number of streets (default 40)")
-    render.add_argument("--frames", type=int, default=30, help="frames of each clip (default 30)")
-    render.add_argument("--size", type=int, nargs=2, default=(256, 128), metavar=("WIDTH", "HEIGHT"))
-    render.add_argument("--label-all", action="store_true", help="cityscapes-seq: labels on every frame, not one a clip")
+    render.add_argument("--style-seed", type=_count, default=0, help="which look of that family (default 0)")
+    render.add_argument("--seed", type=_count, default=0, help="which streets (default 0)")
     render.add_argument(
-        "--exact-flow", type=int, nargs="*", default=[], metavar="STEP", help="write exact flow to the STEP-th frame before"
+        "--split",
+        choices=("train", "val", "test", "pretrain"),
+        default="train",
+        help="streets of different splits differ (default train)",
     )
-    render.add_argument("--workers", type=int, default=0, help="processes (default: one a core)")
+    render.add_argument("--clips", type=_count, default=40, help="number of streets (default 40)")
+    render.add_argument("--frames", type=_count, default=30, help="frames of each clip (default 30)")
+    render.add_argument(
+        "--size", type=_count, nargs=2, default=(256, 128), metavar=("WIDTH", "HEIGHT"), help="pixels (default 256 128)"
+    )
+    render.add_argument("--label-all", action="store_true", help="cityscapes-seq: label every frame, not one a clip")
+    render.add_argument(
+        "--exact-flow",
+        type=_count,
+        nargs="*",
+        default=[],
+        metavar="STEP",
+        help="write flow to the STEP-th frame before",
+    )
+    render.add_argument("--workers", type=_count, default=0, help="processes (default: one a core)")
     render.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _count(text: str) -> int:
+    """A whole number from 0 up."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 up, found '{text}'")
+    return int(text)
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -147,11 +185,15 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from stcl.engine.settings import load_settings
+    from stcl.engine.config import load_settings
     from stcl.engine.train import train
-    from stcl.errors import SettingError
-    from stcl.resources import config_path
 
+    before = arguments.words[arguments.words.index(arguments.config) - 1]
+    if before in arguments.overrides and before.startswith("--") and "=" not in before:
+        raise SettingError(
+            f"CONFIG stands before the overrides: stcl train CONFIG {before} {arguments.config} ... "
+            f"('{arguments.config}' was read as the configuration.)"
+        )
     settings = load_settings(config_path(arguments.config), arguments.overrides)
     if arguments.print_config:
         print(settings.dump())
@@ -166,7 +208,6 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
     from stcl.engine.evaluate import evaluate
-    from stcl.errors import SettingError
     from stcl.report import compare, rich_table
 
     if arguments.out is not None and len(arguments.runs) > 1:

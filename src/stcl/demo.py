@@ -14,9 +14,11 @@ from typing import Any
 
 from rich.console import Console
 
+from stcl.engine.check import check_settings
+from stcl.engine.config import merge, read_yaml
 from stcl.engine.datamodule import training_clips
 from stcl.engine.evaluate import evaluate
-from stcl.engine.settings import Settings, check_settings, merge, read_yaml
+from stcl.engine.settings import Settings
 from stcl.engine.train import train
 from stcl.errors import SettingError
 from stcl.files import write_atomic

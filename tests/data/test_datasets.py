@@ -196,7 +196,7 @@ def test_reading_a_label_that_is_not_there(write_tree):
         dataset.read_label(dataset.index(with_labels=True)[0], SPACE)
 
 
-# raw id tables against benchmarks.md, train id -> raw id
+# raw id tables as docs/data.md has them, train id -> raw id
 
 
 def test_synthia_and_cityscapes_tables():

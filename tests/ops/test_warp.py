@@ -94,7 +94,7 @@ def test_gradient_reaches_the_image():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_flip_commutes_with_warp(seed):
-    """A flipped clip needs flipped flow with u negated; probabilities are warped with the flow of their own geometry."""
+    """A flipped clip needs flow with u negated; flipped probabilities are warped with flipped flow."""
     probabilities, flow = random_image(channels=5, seed=seed).softmax(1), random_flow(seed=seed + 10)
     there = warp(probabilities, flow).flip(-1)
     torch.testing.assert_close(warp(probabilities.flip(-1), flip_flow(flow)), there, atol=1e-5, rtol=0)

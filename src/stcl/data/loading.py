@@ -121,6 +121,12 @@ def _collate(clips: list[VideoClip | DataError]) -> VideoClip | DataError:
                 f"Clips of one batch have different sizes: {first.names[0]} is {first.size[1]}x{first.size[0]}, "
                 f"{clip.names[0]} is {clip.size[1]}x{clip.size[0]}. Give a size (width, height) to resize them to."
             )
+        if clip.labels is not None and first.labels is not None and clip.labels.shape != first.labels.shape:
+            sizes = [f"{labels.shape[-1]}x{labels.shape[-2]}" for labels in (first.labels, clip.labels)]
+            return DataError(
+                f"Labels of one batch have different sizes: {first.names[0]} has {sizes[0]}, {clip.names[0]} has "
+                f"{sizes[1]}. With a batch size of 1 (evaluation.batch_size) each is measured at its own."
+            )
     return stack_clips(whole)
 
 

@@ -1,5 +1,6 @@
 """From settings to loaders: which data sets, which clips, which flow."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +9,23 @@ from lightning.pytorch.utilities import CombinedLoader
 
 from stcl.data import ClipDataset, VideoDataset, get_dataset, make_eval_loader, make_loader
 from stcl.engine.settings import DomainSettings, FlowSettings, Settings
+from stcl.errors import SettingError
 from stcl.flow import get_flow
 from stcl.types import ClipSpec, FlowProvider
 
 
 def make_flow(settings: FlowSettings, dataset: VideoDataset) -> FlowProvider:
-    """The flow provider of a data set; each split has a cache folder of its own, since frames may share names."""
+    """The flow provider of a data set; every root and split has a cache folder of its own, as frames may share names."""
     options: dict[str, Any] = {"dis": {"preset": settings.quality}, "exact": {}}[settings.name]
     if settings.cache is None or settings.name == "exact":
         return get_flow(settings.name, **options)
-    return get_flow(settings.name, cache=Path(settings.cache) / dataset.name / dataset.split, **options)
+    place = hashlib.blake2b(str(dataset.root.resolve()).encode(), digest_size=4).hexdigest()
+    folder = Path(settings.cache).expanduser() / f"{dataset.name}-{place}" / dataset.split
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingError(f"flow.cache: cannot make folder {folder} ({error.strerror}). Choose another.") from None
+    return get_flow(settings.name, cache=folder, **options)
 
 
 def training_clips(settings: Settings, domain: DomainSettings, spec: ClipSpec) -> ClipDataset:
@@ -34,7 +42,9 @@ def evaluation_clips(settings: Settings, split: str | None = None, root: str | N
     dataset = get_dataset(target.name)(Path(root), split or evaluation.split)
     spec = ClipSpec(frames=(0, -1), flows=((0, -1),), labels=(0,))
     flow = make_flow(settings.flow, dataset)
-    return ClipDataset(dataset, spec, settings.space, target.size, "labelled", flow, native_labels=True, every_frame=True)
+    return ClipDataset(
+        dataset, spec, settings.space, target.size, "labelled", flow, native_labels=True, every_frame=True
+    )
 
 
 class DomainData(LightningDataModule):

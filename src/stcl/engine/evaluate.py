@@ -1,6 +1,7 @@
 """Evaluation: a trained network on labelled target frames, one confusion matrix, one ``results.json``."""
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -16,10 +17,11 @@ from rich.progress import track
 from stcl import __version__
 from stcl.data import ClipDataset, make_eval_loader
 from stcl.data.io import write_image, write_label
+from stcl.engine.config import load_settings
 from stcl.engine.datamodule import evaluation_clips
-from stcl.engine.settings import Settings, load_settings
+from stcl.engine.settings import Settings
 from stcl.engine.train import CONFIG, STATUS, WEIGHTS, load_trained
-from stcl.errors import SettingError
+from stcl.errors import CheckpointError, DataError, SettingError
 from stcl.files import write_atomic
 from stcl.labels import LabelSpace
 from stcl.models import VideoSegmenter
@@ -59,15 +61,33 @@ def evaluate(
         raise SettingError(f"{run} is no run folder: it holds no {CONFIG}. Name a folder that 'stcl train' wrote.")
     settings = load_settings(run / CONFIG)
     out = out or run
-    network = load_trained(settings, run / WEIGHTS)
-    network = network.to("cuda" if torch.cuda.is_available() and settings.training.accelerator != "cpu" else "cpu")
+    out.mkdir(parents=True, exist_ok=True)
+    network = load_trained(settings, run / WEIGHTS).to(device_of(settings))
     clips = evaluation_clips(settings, split, None if root is None else str(root))
     count = settings.evaluation.samples if samples is None else samples
     started = time.monotonic()
+    _forget(out)
     matrix = measure(network, clips, settings, out / "samples", count, quiet)
+    if not matrix.counts.any():
+        raise DataError(
+            f"{clips.dataset}: no labelled pixel in {len(clips)} frames has a class of '{settings.space.name}'."
+        )
     results = describe(settings, run, clips, matrix.counts.cpu().numpy(), split, time.monotonic() - started)
     write_atomic(out / RESULTS, json.dumps(results, indent=1).encode())
     return results
+
+
+def device_of(settings: Settings) -> str:
+    """Where evaluation runs: on a GPU where there is one, unless the run was trained on the CPU by choice."""
+    return "cuda" if torch.cuda.is_available() and settings.training.accelerator != "cpu" else "cpu"
+
+
+def _forget(out: Path) -> None:
+    """Remove an earlier result: pictures of two evaluations never mix, and an interrupted one leaves no result."""
+    (out / RESULTS).unlink(missing_ok=True)
+    for part in ("frame", "truth", "prediction"):
+        for picture in (out / "samples" / part).glob("*.png"):
+            picture.unlink()
 
 
 @torch.no_grad()
@@ -124,7 +144,6 @@ def describe(
     table = torch.from_numpy(counts)
     iou, miou = iou_from_confusion(table), mean_iou(table, settings.space.reported)
     scores = [None if torch.isnan(score) else round(100 * float(score), 3) for score in iou]
-    status = json.loads((run / STATUS).read_text()) if (run / STATUS).is_file() else {}
     source, target = settings.source, settings.target
     return {
         "schema": SCHEMA,
@@ -139,7 +158,7 @@ def describe(
             "split": split or settings.evaluation.split,
             "frames": len(clips),
         },
-        "miou": round(100 * miou, 3),
+        "miou": None if math.isnan(miou) else round(100 * miou, 3),
         "iou": dict(zip(settings.space.names, scores, strict=True)),
         "confusion": counts.tolist(),
         "selection": "last EMA weights",
@@ -151,13 +170,24 @@ def describe(
         "environment": {
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "device": torch.cuda.get_device_name() if device_of(settings) == "cuda" else "cpu",
             "threads": torch.get_num_threads(),
             "cores": os.cpu_count(),
         },
-        "seconds": {"train": status.get("seconds"), "evaluate": round(seconds, 1)},
+        "seconds": {"train": training_seconds(run), "evaluate": round(seconds, 1)},
         "date": date.today().isoformat(),
     }
+
+
+def training_seconds(run: Path) -> float | None:
+    """How long the training took; None where the run folder does not say."""
+    path = run / STATUS
+    if not path.is_file():
+        return None
+    try:
+        return float(json.loads(path.read_text(encoding="utf-8"))["seconds"])
+    except (ValueError, KeyError, TypeError):
+        raise CheckpointError(f"{path} is damaged: it does not say how long training took. Delete it.") from None
 
 
 def code_revision() -> str:
@@ -165,7 +195,12 @@ def code_revision() -> str:
     folder = Path(__file__).parent
     try:
         revision = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+"], cwd=folder, capture_output=True, text=True, check=True, timeout=10
+            ["git", "describe", "--always", "--dirty=+"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
         )
     except (OSError, subprocess.SubprocessError):
         return "release"

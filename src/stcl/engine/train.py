@@ -1,17 +1,20 @@
 """Training: settings in, run folder out.
 
-A run folder holds ``config.yaml``, ``metrics.csv``, TensorBoard events, ``checkpoints/last.ckpt``, ``model.safetensors``
-(the evaluated weights) and ``status.json``. ``model.safetensors`` is written last: a folder without it is unfinished.
+A run folder holds ``config.yaml``, ``metrics.csv``, TensorBoard events, ``checkpoints/last.ckpt`` (from the first
+``training.checkpoint_every`` steps on), ``status.json`` and ``model.safetensors`` (the evaluated weights), which is
+written last: a folder without it is unfinished.
 """
 
 import json
 import logging
+import signal
 import time
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
@@ -19,12 +22,12 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from stcl.engine.datamodule import DomainData
 from stcl.engine.settings import Settings
-from stcl.errors import CheckpointError, SettingError
+from stcl.errors import CheckpointError, SettingError, StclError
 from stcl.files import write_atomic
 from stcl.methods import AdaptationMethod
 from stcl.models import VideoSegmenter, build_segmenter, load_weights, recalibrate, save_weights
 from stcl.models.transfer import transfer_weights
-from stcl.resources import weights_path
+from stcl.resources import list_weights, weights_path
 from stcl.types import FramePair
 
 WEIGHTS = "model.safetensors"
@@ -46,7 +49,16 @@ def build_network(settings: Settings) -> VideoSegmenter:
 def resolve_weights(name: str) -> Path:
     """A path, or ``builtin:NAME`` for weights that ship with the package."""
     kind, _, rest = name.partition(":")
-    return weights_path(rest) if kind == "builtin" else Path(name)
+    if kind == "builtin":
+        return weights_path(rest)
+    path = Path(name).expanduser()
+    if not path.is_file():
+        builtin = ", ".join(f"builtin:{known}" for known in list_weights()) or "none in this install"
+        raise CheckpointError(
+            f"There is no weights file '{path}' (network.weights). Give the path of a .safetensors file, or one that "
+            f"comes with the package ({builtin})."
+        )
+    return path
 
 
 def build_method(settings: Settings) -> AdaptationMethod:
@@ -60,7 +72,7 @@ def train(settings: Settings, out: Path, quiet: bool = False) -> Path:
     """Train one network.
 
     Args:
-        settings: see :func:`stcl.engine.settings.load_settings`.
+        settings: see :func:`stcl.engine.config.load_settings`.
         out: run folder; must not hold a run.
         quiet: no progress bar.
 
@@ -68,21 +80,24 @@ def train(settings: Settings, out: Path, quiet: bool = False) -> Path:
         ``out``.
 
     Raises:
-        SettingError: the folder holds a run already.
+        SettingError: the folder holds a run already, or a setting cannot work.
+        KeyboardInterrupt: training was interrupted; the folder has no weights and counts as unfinished.
     """
-    _claim(out, settings)
+    _refuse_taken(out)
     started = time.monotonic()
     method = build_method(settings)
     if settings.training.channels_last:
         method = method.to(memory_format=torch.channels_last)
     data = DomainData(settings, method.source_spec, method.target_spec)
     trainer = _trainer(settings, out, quiet)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        trainer.fit(method, datamodule=data)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    _claim(out, settings)  # only now: settings that cannot work leave no folder behind
+    _fit(trainer, method, data)
     calibrate(method, data)
+    if not all(bool(tensor.isfinite().all()) for tensor in method.evaluated.state_dict().values()):
+        raise SettingError(
+            f"Training diverged: weights of {out} would not be finite numbers. Lower "
+            "method.optimization.learning_rate, or set training.gradient_clip."
+        )
     seconds = time.monotonic() - started
     metadata = {"config": settings.dump(), "classes": json.dumps(settings.space.names), "selection": "last EMA weights"}
     status = {"finished": True, "steps": trainer.global_step, "seconds": round(seconds, 1)}
@@ -97,16 +112,17 @@ def calibrate(method: AdaptationMethod, data: DomainData) -> None:
     if domain == "running":
         return
     device = method.device
-    pairs = (
-        FramePair(clip.frame(0).to(device).float() / 255) for clip in data.calibration_loader(domain)
-    )
+    pairs = (FramePair(clip.frame(0).to(device).float() / 255) for clip in data.calibration_loader(domain))
     recalibrate(method.evaluated, pairs)
 
 
 def load_trained(settings: Settings, weights: Path) -> VideoSegmenter:
     """The trained network of a run, in evaluation mode."""
     if not weights.is_file():
-        raise CheckpointError(f"There are no weights {weights}. An interrupted training leaves none; train to the end first.")
+        raise CheckpointError(
+            f"{weights.parent} holds no {weights.name}: its training was interrupted or is still running. Wait for it, "
+            "or remove that folder and train again."
+        )
     network = _untrained(settings)
     load_weights(network, weights)
     return network.eval()
@@ -114,23 +130,64 @@ def load_trained(settings: Settings, weights: Path) -> VideoSegmenter:
 
 def _untrained(settings: Settings) -> VideoSegmenter:
     setting = settings.network
-    return build_segmenter(
-        len(settings.space),
-        setting.backbone,
-        setting.head,
-        setting.auxiliary,
-        setting.backbone_settings,
-        setting.head_settings,
-    )
+    try:
+        return build_segmenter(
+            len(settings.space),
+            setting.backbone,
+            setting.head,
+            setting.auxiliary,
+            setting.backbone_settings,
+            setting.head_settings,
+        )
+    except StclError:
+        raise
+    except (TypeError, ValueError) as error:  # their values go to the network as they are
+        raise SettingError(
+            f"network.backbone_settings {setting.backbone_settings} and network.head_settings {setting.head_settings} "
+            f"do not fit backbone '{setting.backbone}' and head '{setting.head}': {error}."
+        ) from error
 
 
-def _claim(out: Path, settings: Settings) -> None:
-    """Make the run folder; two runs never share one."""
+def _refuse_taken(out: Path) -> None:
+    """Two runs never share a folder."""
     if (out / CONFIG).exists():
         state = "a finished run" if (out / WEIGHTS).is_file() else "an unfinished run"
         raise SettingError(f"{out} holds {state}. Choose another folder with --out, or remove that one first.")
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomic(out / CONFIG, settings.dump().encode())
+
+
+def _claim(out: Path, settings: Settings) -> None:
+    """Make the run folder."""
+    _refuse_taken(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomic(out / CONFIG, settings.dump().encode())
+    except OSError as error:
+        raise SettingError(f"Cannot write run folder {out} ({error.strerror}). Choose another with --out.") from None
+
+
+def _fit(trainer: Trainer, method: AdaptationMethod, data: DomainData) -> None:
+    """Lightning's fit, whose ways of stopping early become exceptions that say why."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trainer.fit(method, datamodule=data)
+    except SystemExit:  # how Lightning answers Ctrl+C (status 1) and SIGTERM (status 0)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which it has switched off
+        raise KeyboardInterrupt from None
+    except torch.OutOfMemoryError as error:
+        raise SettingError(
+            f"The device's memory is too small ({str(error).splitlines()[0]}). Make training.batch_size or the sizes "
+            "of source and target smaller, or set training.precision to bf16-mixed."
+        ) from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise SettingError(
+            f"A loader process died ({str(error).splitlines()[0].strip()}). If nobody ended it, memory was short: "
+            "lower training.workers or training.batch_size."
+        ) from error
+    if trainer.interrupted:
+        raise KeyboardInterrupt
 
 
 def _trainer(settings: Settings, out: Path, quiet: bool) -> Trainer:
@@ -145,22 +202,32 @@ def _trainer(settings: Settings, out: Path, quiet: bool) -> Trainer:
         save_on_train_epoch_end=False,
     )
     bar: list[Any] = [] if quiet else [RichProgressBar(theme=RichProgressBarTheme(metrics_format=".3f"))]
-    return Trainer(
-        max_steps=training.steps,
-        max_epochs=-1,
-        accelerator=training.accelerator,
-        devices=training.devices,
-        precision=training.precision,  # type: ignore[arg-type]
-        gradient_clip_val=training.gradient_clip,
-        log_every_n_steps=min(training.log_every, training.steps),
-        logger=[
-            CSVLogger(out, name="", version="", flush_logs_every_n_steps=training.log_every),
-            TensorBoardLogger(out, name="", version="tensorboard"),
-        ],
-        callbacks=[checkpoint, *bar],
-        enable_progress_bar=not quiet,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
-        use_distributed_sampler=False,
-    )
+    chosen = f"training.accelerator {training.accelerator!r} with training.devices {training.devices!r}"
+    try:
+        trainer = Trainer(
+            max_steps=training.steps,
+            max_epochs=-1,
+            accelerator=training.accelerator,
+            devices=training.devices,
+            precision=training.precision,
+            gradient_clip_val=training.gradient_clip,
+            log_every_n_steps=min(training.log_every, training.steps),
+            logger=[
+                CSVLogger(out, name="", version="", flush_logs_every_n_steps=training.log_every),
+                TensorBoardLogger(out, name="", version="events"),
+            ],
+            callbacks=[checkpoint, *bar],
+            enable_progress_bar=not quiet,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            limit_val_batches=0,
+            use_distributed_sampler=False,
+        )
+    except (MisconfigurationException, ImportError, ValueError, TypeError) as error:
+        raise SettingError(
+            f"{chosen} and training.precision {training.precision!r} cannot be used here: "
+            f"{' '.join(str(error).split())} Accelerator auto and devices 1 take what this machine has."
+        ) from error
+    if trainer.world_size > 1:
+        raise SettingError(f"{chosen} is {trainer.world_size} devices; a run uses one. Set training.devices to 1.")
+    return trainer

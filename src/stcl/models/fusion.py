@@ -1,4 +1,4 @@
-"""Temporal score fusion of ACCEL (Jain et al., CVPR 2019), as DA-VSN, TPS and STCL use it (``method.md`` section 2).
+"""Temporal score fusion of ACCEL (Jain et al., CVPR 2019), as DA-VSN, TPS and STCL use it (method section 2).
 
 ``z_t = W [ phi(x_t) ; warp(phi(x_{t-1}), f[t->t-1]) ]`` with W a 1x1 convolution without bias, 2C -> C.
 """
@@ -37,7 +37,7 @@ def align_previous(previous: Tensor, current: Tensor, flow: Tensor, still: Tenso
         current: scores ``(B, C, h, w)`` of the current frame.
         flow: current -> previous, ``(B, 2, H, W)`` pixels of the image; resized here to the scores' grid.
         still: ``(B, H, W)`` bool at image size: pasted pixels that do not move; there the previous score is the
-            current one (``method.md`` section 3.4), as a constant: no gradient runs through the previous frame.
+            current one (method section 3.4), as a constant: no gradient runs through the previous frame.
 
     Returns:
         ``(B, C, h, w)``.

@@ -1,7 +1,7 @@
 """Heads: the last feature map of a stage to class scores on the same grid.
 
 Sources: DeepLab v2's sum of dilated convolutions, as the published TPS ("layer6", auxiliary "layer5") and STCL
-("layer7") networks use it (``method.md`` section 2). The names ``conv2d_list.{0..3}`` and ``head.1`` are the
+("layer7") networks use it (method section 2). The names ``conv2d_list.{0..3}`` and ``head.1`` are the
 published checkpoints'.
 """
 

@@ -1,6 +1,6 @@
 """The published CNN backbone: a dilated ResNet as DeepLab v2 and the video adaptation papers use it.
 
-Facts (``method.md`` section 2): 7x7 stem, max-pool with ``ceil_mode``, bottlenecks with the stride in the FIRST 1x1
+Facts (method section 2): 7x7 stem, max-pool with ``ceil_mode``, bottlenecks with the stride in the FIRST 1x1
 convolution, stages 3 and 4 without stride but with dilation 2 and 4 (output stride 8), input BGR 0-255 minus the
 mean. State-dict names ``conv1, bn1, layer1..4`` are those of the published checkpoints.
 """

@@ -1,4 +1,4 @@
-"""The video segmenter (``method.md`` section 2): backbone -> head -> fusion with the previous frame's scores."""
+"""The video segmenter (method section 2): backbone -> head -> fusion with the previous frame's scores."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple

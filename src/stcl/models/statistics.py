@@ -1,6 +1,6 @@
 """Which batch statistics a network normalises with, and when its running statistics move.
 
-Batch-norm statistics matter as much as a loss in domain adaptation (``method.md`` section 7, ``pitfalls.md`` 7), so
+Batch-norm statistics matter as much as a loss in domain adaptation (method section 7), so
 every pass that is not the training pass of the student goes through one of the functions here. Recomputing the
 statistics on target frames: Li et al. 2017 (AdaBN), arXiv 1603.04779; as plain averages: Wu and Johnson 2021,
 arXiv 2105.07576 (precise BN).

@@ -1,7 +1,7 @@
 """The network that gives pseudo labels: an average of the student, a frozen copy of it, or the student itself.
 
 Sources: mean teacher (Tarvainen and Valpola 2017, arXiv 1703.01780); the published STCL recipe labels with a frozen
-warm-start network first and with the student itself later (``method.md`` section 4).
+warm-start network first and with the student itself later (method section 4).
 """
 
 from copy import deepcopy

@@ -26,28 +26,51 @@ def transfer_weights(network: VideoSegmenter, path: Path, classes: tuple[str, ..
         Names of the classes whose head rows were not found in the file.
     """
     tensors, metadata = read_weights(path)
-    stored = json.loads(metadata.get("classes", "null"))
-    if stored is None:
-        raise CheckpointError(f"'{path}' does not say which classes it was trained on (metadata 'classes').")
+    stored = _stored_classes(metadata, path)
     if tuple(stored) == classes:
         load_weights(network, path)
         return []
     state = network.state_dict()
     rows = [(classes.index(name), stored.index(name)) for name in classes if name in stored]
+    if not rows:
+        raise CheckpointError(
+            f"'{path}' was trained on other classes ({', '.join(stored)}), none of which this network has "
+            f"({', '.join(classes)}). Choose another file, or another label space."
+        )
     wanted = {name: tensor for name, tensor in tensors.items() if not name.startswith("fusion.")}
     for name in [name for name in wanted if "head." in name]:
-        own = state.get(name)
-        if own is not None and len(wanted[name]) == len(stored) and len(own) == len(classes):
-            wanted[name] = _copy_rows(own, wanted[name], rows)
+        own, other = state.get(name), wanted[name]
+        if (
+            own is not None
+            and own.shape[1:] == other.shape[1:]
+            and (len(own), len(other)) == (len(classes), len(stored))
+        ):
+            wanted[name] = _copy_rows(own, other, rows)
     differences = compare_states(wanted, {name: t for name, t in state.items() if not name.startswith("fusion.")})
     if differences:
-        raise CheckpointError(f"'{path}' cannot start this network: {'; '.join(differences)}.")
+        raise CheckpointError(
+            f"'{path}' belongs to another network and cannot start this one: {'; '.join(differences)}. Set network to "
+            "what the file was trained with, or choose another file."
+        )
     network.load_state_dict({**state, **wanted})
     return [name for name in classes if name not in stored]
+
+
+def _stored_classes(metadata: dict[str, str], path: Path) -> list[str]:
+    try:
+        stored = json.loads(metadata.get("classes", ""))
+    except json.JSONDecodeError:
+        stored = None
+    if not isinstance(stored, list) or not all(isinstance(name, str) for name in stored):
+        raise CheckpointError(
+            f"'{path}' does not say which classes it was trained on (metadata 'classes', a JSON list of names), so it "
+            "was not written by stcl. Use a model.safetensors of 'stcl train'."
+        )
+    return stored
 
 
 def _copy_rows(own: Tensor, other: Tensor, rows: list[tuple[int, int]]) -> Tensor:
     mine, theirs = (torch.tensor(column, dtype=torch.long) for column in zip(*rows, strict=True))
     mixed = own.clone()
-    mixed[mine] = other[theirs]
+    mixed[mine] = other[theirs].to(own.dtype)  # the file may hold half precision
     return mixed

@@ -1,36 +1,30 @@
 """Weights on disk: safetensors with a few words of metadata; loaded as data, never as code."""
 
-import os
+import json
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from stcl.errors import CheckpointError
+from stcl.files import write_atomic
 
 SHOWN = 5
 """How many names of each kind a message lists."""
 
 
 def save_weights(network: nn.Module, path: str | Path, metadata: dict[str, str] | None = None) -> None:
-    """Write the state of ``network`` to ``path``; the file appears whole or not at all.
+    """Write the state of ``network`` to ``path``: whole or not at all, and the same bytes for the same state.
 
     Args:
         network: any module.
         path: a ``.safetensors`` file; its folder is made.
         metadata: what a reader should know (classes, backbone, step, licence), as words.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # clone: safetensors refuses tensors that share memory
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in network.state_dict().items()}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        save_file(tensors, partial, metadata=metadata or {})
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_atomic(Path(path), _in_order(save(tensors, metadata or {})))
 
 
 def load_weights(network: nn.Module, path: str | Path) -> dict[str, str]:
@@ -75,10 +69,21 @@ def compare_states(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> list[
     return [f"{len(names)} {kind} ({_first(names)})" for kind, names in kinds.items() if names]
 
 
+def _in_order(content: bytes) -> bytes:
+    """A safetensors file (length, JSON header, tensors) with its metadata sorted; the library's order is random."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
+    return len(text).to_bytes(8, "little") + text + content[start:]
+
+
 def _first(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
 def _recorded(metadata: dict[str, str]) -> str:
-    words = ", ".join(f"{key}: {value}" for key, value in sorted(metadata.items()))
+    short = {key: value for key, value in metadata.items() if "\n" not in value}  # not a whole configuration
+    words = ", ".join(f"{key}: {value}" for key, value in sorted(short.items()))
     return f" ({words[:300]})" if words else ""

@@ -10,8 +10,8 @@ from stcl.report.tables import Comparison, delta_text, percent_text
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
 SOURCE_ONLY = ("source_only", "strong_source_only")
-"""Methods that never see a target frame: the first such run is the plain reference, one of another title has
-stronger augmentation."""
+"""Methods without an adaptation loss: the first such run is the plain reference, one of another title is the strong one,
+which takes the target's colours and statistics."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def role_text(comparison: Comparison, row: int) -> str:
     if result.oracle:
         return "uses target labels; an upper reference, not a competitor"
     if row == roles.strong:
-        return "source labels only, with stronger image augmentation"
+        return "source labels only; recoloured, augmented, target statistics"
     if result.method in SOURCE_ONLY:
         return "source labels only, no adaptation"
     return "source labels and target video without labels"
@@ -75,7 +75,7 @@ def _points(value: float) -> str:
 
 
 def _gain(comparison: Comparison) -> str:
-    """How much is gained, and how much of it a run without any target frame gains as well."""
+    """How much is gained, and how much of it a run without adaptation losses gains as well."""
     roles, miou, labels = find_roles(comparison), comparison.miou, comparison.labels
     if roles.adapted is None:
         return ""
@@ -88,23 +88,23 @@ def _gain(comparison: Comparison) -> str:
     total = f"{reached}: a gain of {_points(gain)}."
     if roles.strong is None:
         return (
-            f"{total} How much of it comes from stronger image augmentation alone is not known, because no "
-            "source-only run with the same augmentation was compared."
+            f"{total} How much of it comes from colours and augmentation alone is not known, because no source-only run "
+            "with the same ones was compared."
         )
     strong, photometric = labels[roles.strong], miou[roles.strong] - miou[roles.baseline]
     rest = gain - photometric
-    never = f"{strong}, which has stronger image augmentation but never sees a target frame,"
+    never = f"{strong}, which takes colours and statistics from the target but has no adaptation loss,"
     if photometric <= 0:
         return f"{total} None of it is photometric: {never} gains nothing ({delta_text(photometric)} points)."
     if rest <= 0:
         return (
             f"{total} But {never} gains {_points(photometric)} by itself, so all of the gain can be photometric: "
-            f"adaptation to the target video adds nothing here ({delta_text(rest)} points)."
+            f"the adaptation losses add nothing here ({delta_text(rest)} points)."
         )
     return (
         f"{total} Of these, {_points(photometric)} ({100 * photometric / gain:.0f} %) can be photometric: {never} "
-        f"gains as much. The remaining {_points(rest)} ({100 * rest / gain:.0f} %) are what adaptation to the target "
-        "video adds."
+        f"gains as much. The remaining {_points(rest)} ({100 * rest / gain:.0f} %) are what the adaptation losses "
+        "add."
     )
 
 

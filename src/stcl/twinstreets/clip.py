@@ -14,7 +14,7 @@ from stcl.twinstreets.tracing import Geometry, Tracer
 from stcl.twinstreets.world import World
 
 LONGEST = 120  # frames; a faster car would leave the furnished street after about so many
-SMALLEST = 32  # pixels
+SMALLEST, LARGEST = 32, 4096  # pixels
 _CACHED = 3  # traced frames kept, enough for t, t-1 and t-2
 
 
@@ -46,8 +46,8 @@ class StreetClip:
     """
 
     def __init__(self, style: Style, seed: int, size: tuple[int, int], frames: int = 30) -> None:
-        if len(size) != 2 or any(int(side) != side or side < SMALLEST for side in size):
-            raise SettingError(f"size is (width, height), whole numbers from {SMALLEST} up, found {size}")
+        if len(size) != 2 or any(int(side) != side or not SMALLEST <= side <= LARGEST for side in size):
+            raise SettingError(f"size is (width, height), whole numbers of {SMALLEST} to {LARGEST} px, found {size}")
         if int(frames) != frames or not 1 <= frames <= LONGEST:
             raise SettingError(f"a clip has 1 to {LONGEST} frames, found {frames}; use further clip seeds for more")
         self.style, self.seed, self.size, self.frames = style, seed, (int(size[0]), int(size[1])), int(frames)

@@ -5,8 +5,8 @@ holds ``<frame>_to_<earlier frame>.png`` in KITTI's format (see :mod:`stcl.files
 written last: it says what was asked for, and that it is complete. Until then the same text lies in a ``.partial`` file,
 by which an interrupted export is told from other people's files.
 
-The street of a clip depends on (seed, split, clip) alone, through SHA-256, so splits never share a street; the style
-is not part of it, so give two domains two seeds (or the same one, to see the same streets twice).
+The seed of a clip depends on (seed, split, clip) alone, through SHA-256, so splits never share a street. Each style draws
+its own streets from that seed.
 """
 
 import hashlib
@@ -78,8 +78,11 @@ class ExportRequest:
             raise SettingError(
                 f"label_every is none (as in the real data set) or 1 (every frame), not {self.label_every}."
             )
-        if any(offset < 1 for offset in self.flow_offsets):
-            raise SettingError(f"Flow offsets count frames back and are at least 1, found {self.flow_offsets}.")
+        if any(not 1 <= offset < self.frames for offset in self.flow_offsets):
+            raise SettingError(
+                f"Flow offsets count frames back: at least 1 and fewer than the {self.frames} frames of a clip, found "
+                f"{self.flow_offsets}."
+            )
         if self.layout == "synthia-seq" and self.size == _SYNTHIA_SIZE and self.flow_offsets:
             raise SettingError(
                 "Frames of 1280x760 in layout synthia-seq are cropped by the data set and would not fit their exact "
@@ -140,6 +143,7 @@ def export(root: str | Path, request: ExportRequest, workers: int = 1, progress:
         progress: show a bar and messages on standard error.
     """
     root = Path(root).expanduser()
+    _street(request, clip=0)  # refuses impossible sizes before anything is written
     manifest = root / f"twinstreets_{request.split}.json"
     partial = manifest.with_suffix(".partial")
     _refuse_foreign(root, manifest, partial, request)
@@ -176,11 +180,15 @@ def _run(root: Path, request: ExportRequest, clips: list[int], workers: int) -> 
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def _street(request: ExportRequest, clip: int) -> StreetClip:
+    style = get_style(request.style, request.style_seed)
+    return StreetClip(style, request.clip_seed(clip), size=request.size, frames=request.rendered[-1] + 1)
+
+
 def _write_clip(root: Path, request: ExportRequest, clip: int) -> int:
     """Render one clip and write its files."""
     layout, space = LAYOUTS[request.layout], get_space(SPACE_NAME)
-    style = get_style(request.style, request.style_seed)
-    street = StreetClip(style, request.clip_seed(clip), size=request.size, frames=request.rendered[-1] + 1)
+    street = _street(request, clip)
     for frame in request.rendered:
         rendered = street.render(frame)
         path = layout.image_path(root, request.split, clip, frame)

@@ -1,0 +1,1 @@
+"""What is done: a run folder is trained, then evaluated. One file a verb."""

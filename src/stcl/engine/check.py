@@ -1,0 +1,267 @@
+"""From plain data to settings: every key and value is checked, and each mistake gets one sentence."""
+
+import json
+import math
+from argparse import ArgumentError
+from collections.abc import Callable, Iterator
+from operator import attrgetter
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from stcl.data import DATASETS
+from stcl.engine.settings import (
+    DomainSettings,
+    EvaluationSettings,
+    FlowSettings,
+    NetworkSettings,
+    Settings,
+    TrainingSettings,
+)
+from stcl.errors import SettingError, unknown_name
+from stcl.flow import FLOWS
+from stcl.labels import SPACES
+from stcl.methods import METHODS, AdaptationMethod
+from stcl.models import BACKBONES, HEADS
+
+Where = Callable[[str], str]
+"""Says where a key was written, e.g. in which file."""
+
+SMALLEST_PX = 32
+GRID_PX = 8
+
+LEAST = {
+    "seed": 0,
+    "training.steps": 1,
+    "training.batch_size": 1,
+    "training.workers": 0,
+    "training.log_every": 1,
+    "training.checkpoint_every": 1,
+    "training.calibration_clips": 1,
+    "evaluation.batch_size": 1,
+    "evaluation.samples": 0,
+}
+"""Smallest value of whole numbers."""
+
+LARGEST_SEED = 2**31 - 1
+
+
+def check_settings(data: dict[str, Any], where: str | Where) -> Settings:
+    """Turn plain data into :class:`Settings`; ``where`` says in messages where a key comes from."""
+    say: Where = where if callable(where) else lambda _: str(where)
+    method = data.get("method")
+    if not isinstance(method, dict) or "name" not in method:
+        raise SettingError(
+            f"{say('method')}: the key method.name is missing. Say which method to train, e.g. method: {{name: stcl}}."
+        )
+    if method["name"] not in [*METHODS]:
+        raise SettingError(f"{say('method.name')}: {unknown_name('method.name', method['name'], METHODS)}")
+    method_class = METHODS[method["name"]]
+    parser = _parser(method_class)
+    _check_keys(parser, data, say)
+    if data["space"] not in SPACES:
+        raise SettingError(f"{say('space')}: {unknown_name('space', data['space'], SPACES)}")
+    try:
+        parsed = parser.parse_object(data)
+        ready = parser.instantiate(parsed)
+    except (ArgumentError, SettingError) as error:
+        raise SettingError(f"{say('')}: {' '.join(str(error).split())}") from None
+    resolved = json.loads(json.dumps(parsed.as_dict()))  # tuples become lists
+    settings = _assemble(ready, method_class, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
+    _check_names(settings, say)
+    _check_numbers(settings, say)
+    _check_domains(settings, say)
+    return settings
+
+
+def _parser(method_class: type[AdaptationMethod]) -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False, add_help=False)
+    parser.add_argument("--name", type=str, required=True, help="Name of the run in tables.")
+    parser.add_argument("--title", type=str | None, default=None, help="How pictures and tables call it.")
+    parser.add_argument("--seed", type=int, default=0, help="Determines every random draw.")
+    parser.add_argument("--space", type=str, required=True, help="Label space.")
+    parser.add_argument("--oracle", type=bool, default=False, help="Trains with target labels: an upper bound.")
+    parser.add_argument("--source", type=DomainSettings)
+    parser.add_argument("--target", type=DomainSettings)
+    parser.add_argument("--evaluation", type=EvaluationSettings, default=EvaluationSettings())
+    parser.add_argument("--flow", type=FlowSettings, default=FlowSettings())
+    parser.add_argument("--network", type=NetworkSettings, default=NetworkSettings())
+    parser.add_argument("--training", type=TrainingSettings, default=TrainingSettings())
+    parser.add_argument("--method.name", type=str)
+    parser.add_class_arguments(method_class, "method", skip={"network", "space", "seed"}, instantiate=False)
+    return parser
+
+
+def _assemble(ready: Namespace, method_class: type[AdaptationMethod], text: str) -> Settings:
+    method = dict(vars(ready.method))
+    method.pop("name")
+    plain = {key: value for key, value in vars(ready).items() if key not in ("method", "space", "title")}
+    return Settings(
+        **plain,
+        title=ready.title or ready.name,
+        space=SPACES[ready.space],
+        method_class=method_class,
+        method=method,
+        text=text,
+    )
+
+
+# ---- keys and types ----
+
+
+def _check_keys(parser: ArgumentParser, data: dict[str, Any], say: Where) -> None:
+    """Name the first key that is unknown, of a wrong type or missing."""
+    actions = {action.dest: action for action in parser._actions}
+    kinds = {name: action._typehint for name, action in actions.items() if hasattr(action, "_typehint")}
+    groups = {name.rpartition(".")[0] for name in kinds} - {""}
+    for key, value in _entries(data, groups, say):
+        if key in groups:
+            if not isinstance(value, dict):
+                inside = ", ".join(_inside(key, kinds, groups))
+                raise SettingError(f"{say(key)}: {key} is a group of keys ({inside}), found {_shown(value)}.")
+        elif key not in kinds:
+            group, _, last = key.rpartition(".")
+            place = f", group {group}" if group else ""
+            raise SettingError(f"{say(key)}{place}: {unknown_name('key', last, _inside(group, kinds, groups))}")
+        elif not _fits(value, kinds[key]):
+            is_text = not isinstance(value, list | dict | None) and _fits(str(value), kinds[key])
+            quotes = f" Quotes make it text: \"'{value}'\"." if is_text else ""
+            raise SettingError(f"{say(key)}: {key} must be {_wanted(kinds[key])}, found {_shown(value)}.{quotes}")
+    given = {key for key, _ in _entries(data, groups, say)}
+    for key, action in actions.items():
+        if action.required and key not in given:
+            meaning = str(action.help).rstrip(".").replace("``", "'")
+            raise SettingError(f"{say('')}: the key {key} is missing: {meaning}.")
+
+
+def _entries(data: dict[str, Any], groups: set[str], say: Where, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """``group.key`` and value of everything that is no group to be entered."""
+    for key, value in data.items():
+        name = f"{prefix}{key}"
+        if "." in str(key):
+            raise SettingError(
+                f"{say(name)}: '{name}' has a dot, which only overrides on the command line have. Write groups: "
+                f"{name.partition('.')[0]}: {{{name.partition('.')[2]}: ...}}."
+            )
+        if name in groups and isinstance(value, dict):
+            yield from _entries(value, groups, say, f"{name}.")
+        else:
+            yield name, value
+
+
+def _inside(group: str, kinds: dict[str, Any], groups: set[str]) -> list[str]:
+    """Names of the keys and groups directly below a group."""
+    names = [name for name in [*kinds, *groups] if name.rpartition(".")[0] == group]
+    return sorted(name.rpartition(".")[2] for name in names)
+
+
+def _shown(value: Any) -> str:
+    """A value as YAML has it."""
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value has the type that a setting is declared with."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return any(_fits(value, choice) for choice in inner)
+    if origin is Literal:
+        return any(value == choice and type(value) is type(choice) for choice in inner)
+    if origin in (list, tuple):
+        count = len(inner) if origin is tuple and inner[-1] is not ... else None
+        long_enough = isinstance(value, list | tuple) and count in (None, len(value))
+        return long_enough and all(_fits(item, inner[0]) for item in value)
+    if kind is float:
+        try:  # YAML reads 1e-3 as text
+            return not isinstance(value, bool) and math.isfinite(float(value))
+        except (TypeError, ValueError):
+            return False
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return kind is Any or isinstance(value, origin or kind)
+
+
+def _wanted(kind: Any) -> str:
+    """A declared type in words."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return " or ".join(_wanted(choice) for choice in inner)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, inner))}"
+    if origin is tuple and inner[-1] is not ...:
+        return f"[{', '.join(_wanted(item) for item in inner)}]"
+    if origin in (list, tuple):
+        return f"a list in which each item is {_wanted(inner[0])}"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
+    return words.get(kind, "a group of keys")
+
+
+# ---- values ----
+
+
+def _check_names(settings: Settings, say: Where) -> None:
+    """Names must be known, and splits those of their data set."""
+    source, target, network = settings.source, settings.target, settings.network
+    for key, name, known in (
+        ("network.backbone", network.backbone, BACKBONES),
+        ("network.head", network.head, HEADS),
+        ("source.name", source.name, DATASETS),
+        ("target.name", target.name, DATASETS),
+        ("flow.name", settings.flow.name, FLOWS),
+    ):
+        if name not in known:
+            raise SettingError(f"{say(key)}: {unknown_name(key, name, known)}")
+    for key, split, dataset in (
+        ("source.split", source.split, source.name),
+        ("target.split", target.split, target.name),
+        ("evaluation.split", settings.evaluation.split, target.name),
+    ):
+        if split not in DATASETS[dataset].splits:
+            text = unknown_name(key, split, DATASETS[dataset].splits)
+            raise SettingError(f"{say(key)}: {text} These are the splits of data set '{dataset}'.")
+
+
+def _check_numbers(settings: Settings, say: Where) -> None:
+    """Numbers must be possible."""
+    for key, least in LEAST.items():
+        value = attrgetter(key)(settings)
+        if value < least:
+            raise SettingError(f"{say(key)}: {key} must be at least {least}, found {value}.")
+    if settings.seed > LARGEST_SEED:
+        raise SettingError(f"{say('seed')}: seed must be at most {LARGEST_SEED}, found {settings.seed}.")
+    clip = settings.training.gradient_clip
+    if clip is not None and clip <= 0:
+        raise SettingError(
+            f"{say('training.gradient_clip')}: training.gradient_clip must be above 0, or null for none, found {clip}."
+        )
+    for group, domain in (("source", settings.source), ("target", settings.target)):
+        size = domain.size
+        if size is not None and (min(size) < SMALLEST_PX or any(side % GRID_PX for side in size)):
+            near = [max(SMALLEST_PX, round(side / GRID_PX) * GRID_PX) for side in size]
+            raise SettingError(
+                f"{say(f'{group}.size')}: {group}.size is {list(size)}, but width and height must be at least "
+                f"{SMALLEST_PX} and divisible by {GRID_PX}. The nearest such size is {near}."
+            )
+
+
+def _check_domains(settings: Settings, say: Where) -> None:
+    """Only an oracle may train on the data set that it adapts to."""
+    source, target = settings.source, settings.target
+    same = source.name == target.name and _place(source) == _place(target)
+    if same and not settings.oracle:
+        raise SettingError(
+            f"{say('source')}: source and target are the same data set, so training would read target labels. If an "
+            "upper bound is what you want, say so with oracle: true; otherwise change source or target."
+        )
+    if settings.oracle and source.name != target.name:
+        raise SettingError(
+            f"{say('oracle')}: oracle: true says that training reads target labels, but source is '{source.name}' and "
+            f"target is '{target.name}'. Make source the target's data set, or take oracle out."
+        )
+
+
+def _place(domain: DomainSettings) -> Path:
+    return Path(domain.root).expanduser().resolve()

@@ -1,0 +1,156 @@
+"""Configurations as files: one YAML file, short because it states only what differs, plus command-line overrides.
+
+``base: other.yaml`` inherits from a file beside it, or from a shipped configuration by its name.
+"""
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stcl.engine.check import check_settings
+from stcl.engine.settings import Settings
+from stcl.errors import SettingError
+from stcl.resources import config_path
+
+
+def load_settings(path: Path, overrides: list[str] | None = None) -> Settings:
+    """Read a configuration, apply ``--group.key value`` overrides, check it.
+
+    Raises:
+        SettingError: names the file, the key, what was found and what is known.
+    """
+    layers = read_layers(path)
+    data = merge_layers(layers)
+    pairs = parse_overrides(overrides or [])
+    for key, value in pairs.items():
+        set_key(data, key, value)
+
+    def where(key: str) -> str:
+        """The command line, or the file that a key stands in."""
+        if any(f"{key}.".startswith(f"{other}.") or other.startswith(f"{key}.") for other in pairs):
+            return "command line"
+        return next((str(file) for file, layer in layers if _holds(layer, key)), str(path))
+
+    return check_settings(data, where)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A configuration file with what it inherits through ``base``."""
+    return merge_layers(read_layers(path))
+
+
+def read_layers(path: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """A configuration file and those that it inherits from, the nearest first."""
+    layers: list[tuple[Path, dict[str, Any]]] = []
+    while True:
+        data = _read_file(path)
+        base = data.pop("base", None)
+        layers.append((path, data))
+        if base is None:
+            return layers
+        beside = path.parent / str(base)
+        try:
+            below = beside if beside.is_file() else config_path(str(base))
+        except SettingError as error:
+            raise SettingError(f"{path}: base: there is no file {beside}. {error}") from None
+        if below.resolve() in [file.resolve() for file, _ in layers]:
+            circle = " -> ".join(str(file) for file in [*(file for file, _ in layers), below])
+            raise SettingError(f"{path}: base: configurations inherit in a circle: {circle}. Take one base out.")
+        path = below
+
+
+def merge_layers(layers: list[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
+    """The layers of :func:`read_layers` laid over each other."""
+    merged: dict[str, Any] = {}
+    for _, layer in reversed(layers):
+        merged = merge(merged, layer)
+    return merged
+
+
+def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """``above`` laid over ``below``, group by group."""
+    merged = deepcopy(below)
+    for key, value in above.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = merge(merged[key], value)
+        else:
+            merged[key] = deepcopy(value)
+    return merged
+
+
+def parse_overrides(words: list[str]) -> dict[str, Any]:
+    """``--group.key value`` or ``--group.key=value`` pairs; values are read as YAML."""
+    pairs: dict[str, Any] = {}
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--") or not word.strip("-"):
+            raise SettingError(f"'{word}' is not an override. Overrides look like --training.steps 1000.")
+        key, equals, value = word[2:].partition("=")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise SettingError(f"The override --{key} has no value. Overrides look like --training.steps 1000.")
+            value = rest.pop(0)
+        try:
+            pairs[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise SettingError(f"The value of --{key}, {value!r}, is not valid YAML: {_problem(error)}.") from None
+    return pairs
+
+
+def set_key(data: dict[str, Any], key: str, value: Any) -> None:
+    """Set ``group.key`` in nested data; a group is laid over the one that is there."""
+    *groups, last = key.split(".")
+    for group in groups:
+        if data.get(group) is None:
+            data[group] = {}
+        below = data[group]
+        if not isinstance(below, dict):
+            raise SettingError(f"The override --{key} goes into '{group}', which holds {below!r} and no keys.")
+        data = below
+    data.update(merge(data, {last: value}))
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML would lose the first without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(problem=f"key '{key.value}' stands twice", problem_mark=key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise SettingError(f"There is no configuration file {path}.")
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except UnicodeDecodeError as error:
+        raise SettingError(f"{path} is not a text file ({error.reason} at byte {error.start}).") from None
+    except yaml.YAMLError as error:
+        raise SettingError(f"{path} is not valid YAML: {_problem(error)}.") from None
+    if not isinstance(data, dict):
+        raise SettingError(f"{path} holds no settings. Expected keys such as source, target, method.")
+    return data
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    return " ".join(str(error).split())
+
+
+def _holds(data: Any, key: str) -> bool:
+    """Whether ``group.key`` stands in nested data."""
+    for part in key.split("."):
+        if not isinstance(data, dict) or part not in data:
+            return False
+        data = data[part]
+    return True

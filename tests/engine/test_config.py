@@ -1,0 +1,186 @@
+"""Configurations as files: inheritance, overrides, and what is refused."""
+
+import pytest
+
+from stcl import resources
+from stcl.engine.config import load_settings, merge, parse_overrides, read_yaml, set_key
+from stcl.engine.settings import Settings
+from stcl.engine.train import resolve_weights
+from stcl.errors import SettingError
+
+SHIPPED = [name for name in resources.list_configs() if "name" in read_yaml(resources.config_path(name))["method"]]
+BASES = sorted(set(resources.list_configs()) - set(SHIPPED))
+
+WHOLE = """
+name: own
+space: twinstreets-camvid
+source: {name: synthia_seq, root: a}
+target: {name: camvid, root: b}
+evaluation: {split: test}
+method: {name: stcl}
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text, name="own.yaml"):
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def same(one: Settings, other: Settings) -> bool:
+    return all(getattr(one, name) == getattr(other, name) for name in Settings.__dataclass_fields__ if name != "text")
+
+
+# shipped configurations
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_configuration_loads(name):
+    settings = load_settings(resources.config_path(name))
+    assert settings.title
+    assert settings.oracle == ("oracle" in name)
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_every_shipped_base_states_known_keys(name):
+    assert load_settings(resources.config_path(name), ["--method.name", "source_only"]).method_class
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_weights_exist(name):
+    if not resources.list_weights():
+        pytest.skip("no weights come with this install yet")
+    weights = load_settings(resources.config_path(name)).network.weights
+    assert weights is None or resolve_weights(weights).is_file()
+
+
+def test_the_compared_runs_have_one_network_start_and_schedule():
+    """pitfalls.md 14."""
+    for folder in ("twinstreets", "twinstreets-camvid"):
+        methods = ("source_only", "strong_source_only", "stcl", "oracle")
+        runs = [load_settings(resources.config_path(f"{folder}/{name}")) for name in methods]
+        for run in runs:
+            assert (run.network, run.training, run.target) == (runs[0].network, runs[0].training, runs[0].target)
+            assert run.method["optimization"] == runs[0].method["optimization"]
+            assert run.source.size == runs[0].source.size
+        strong, adapted = runs[1].method, runs[2].method
+        for shared in ("preparation", "evaluation_statistics", "ema_momentum", "aux_weight"):
+            assert strong[shared] == adapted[shared]
+
+
+# the resolved configuration
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_dump_loads_to_the_same_settings(name, write):
+    settings = load_settings(resources.config_path(name))
+    again = load_settings(write(settings.dump()))
+    assert same(settings, again)
+    assert again.dump() == settings.dump()
+
+
+def test_the_dump_states_nulls_and_defaults(write):
+    """A part that is switched off by null must still be off when the run's own configuration is read."""
+    settings = load_settings(write(WHOLE), ["--method.alignment.form", "null", "--training.gradient_clip", "null"])
+    dumped = settings.as_dict()
+    assert dumped["method"]["alignment"]["form"] is None
+    assert dumped["training"]["gradient_clip"] is None
+    assert dumped["method"]["lambda_t"] == 1.0
+    assert load_settings(write(settings.dump(), "run.yaml")).method["alignment"].form is None
+
+
+# inheritance
+
+
+def test_a_file_lies_over_its_base(write):
+    write(WHOLE + "training: {steps: 7, workers: 0}", "base.yaml")
+    settings = load_settings(write("base: base.yaml\nname: child\ntraining: {steps: 9}"))
+    assert (settings.name, settings.training.steps, settings.training.workers) == ("child", 9, 0)
+
+
+def test_three_layers_and_a_shipped_base(write):
+    write("base: twinstreets/stcl\ntraining: {steps: 3}", "middle.yaml")
+    settings = load_settings(write("base: middle.yaml\nseed: 4"))
+    assert (settings.seed, settings.training.steps) == (4, 3)
+    assert settings.network == load_settings(resources.config_path("twinstreets/stcl")).network
+
+
+def test_merge_leaves_its_arguments_alone():
+    below, above = {"a": {"b": 1}}, {"a": {"c": 2}}
+    assert merge(below, above) == {"a": {"b": 1, "c": 2}}
+    assert (below, above) == ({"a": {"b": 1}}, {"a": {"c": 2}})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("base: nope.yaml", r"own\.yaml: base: there is no file .*nope\.yaml.*Known: .*twinstreets/stcl"),
+        ("base: own.yaml", r"circle: .*own\.yaml -> .*own\.yaml\. Take one base out"),
+        ("base: other.yaml", r"other\.yaml: base: .*circle: .*own\.yaml -> .*other\.yaml -> .*own\.yaml"),
+        ("a: [1,\nb: }", r"own\.yaml is not valid YAML: line 2, column 4: expected the node content, but found '}'"),
+        ("name: a\nname: b", r"own\.yaml is not valid YAML: line 2, column 1: key 'name' stands twice"),
+        ("!!python/object/apply:os.system ['true']", r"not valid YAML: line 1.*could not determine a constructor"),
+        ("- a\n- b", r"own\.yaml holds no settings"),
+        ("", r"own\.yaml holds no settings"),
+        ("\udcff", r"own\.yaml is not a text file \(invalid start byte at byte 0\)"),
+        (WHOLE + "training.steps: 3", r"'training\.steps' has a dot.*Write groups: training: \{steps: \.\.\.\}"),
+    ],
+)
+def test_files_that_cannot_be_read(write, tmp_path, text, message):
+    (tmp_path / "other.yaml").write_text("base: own.yaml")
+    path = tmp_path / "own.yaml"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(SettingError, match=message):
+        load_settings(path)
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(SettingError, match=r"There is no configuration file .*own\.yaml"):
+        load_settings(tmp_path / "own.yaml")
+
+
+def test_the_message_names_the_file_that_a_key_stands_in(write):
+    write(WHOLE + "training: {stpes: 7}", "base.yaml")
+    with pytest.raises(
+        SettingError, match=r"^.*base\.yaml, group training: Unknown key 'stpes'\. Did you mean 'steps'"
+    ):
+        load_settings(write("base: base.yaml\nseed: 1"))
+    with pytest.raises(SettingError, match=r"^command line, group training: Unknown key 'step'"):
+        load_settings(write(WHOLE), ["--training.step", "7"])
+
+
+# overrides
+
+
+def test_overrides_are_yaml():
+    words = ["--a.b", "3", "--c=[1, 2]", "--d", "null", "--e=x=y", "--f", "{g: true}", "--h", "-1"]
+    assert parse_overrides(words) == {"a.b": 3, "c": [1, 2], "d": None, "e": "x=y", "f": {"g": True}, "h": -1}
+
+
+def test_an_override_makes_groups_and_is_laid_over_them():
+    data = {"a": {"b": 1}, "n": None}
+    set_key(data, "a", {"c": 2})
+    set_key(data, "n.width", 8)
+    set_key(data, "x.y.z", 3)
+    assert data == {"a": {"b": 1, "c": 2}, "n": {"width": 8}, "x": {"y": {"z": 3}}}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--seed"], "override --seed has no value"),
+        (["--seed", "--training.steps", "3"], "override --seed has no value"),
+        (["seed", "3"], "'seed' is not an override. Overrides look like --training.steps 1000"),
+        (["-x", "3"], "'-x' is not an override"),
+        (["--seed", "[1,"], r"value of --seed, '\[1,', is not valid YAML: line 1, column 4"),
+        (["--name.first", "x"], "override --name.first goes into 'name', which holds 'own' and no keys"),
+        (["--seed.x", "3"], r"command line: seed must be a whole number, found \{\"x\": 3\}"),
+    ],
+)
+def test_overrides_that_cannot_be_read(write, words, message):
+    with pytest.raises(SettingError, match=message):
+        load_settings(write(WHOLE), words)

@@ -1,0 +1,203 @@
+"""What methods share: schedule, preparation of the clips, joint passes."""
+
+import pytest
+import torch
+
+import stcl.methods.base as base
+from stcl.errors import SettingError
+from stcl.methods import Optimization, Preparation
+from stcl.methods.base import segment_together
+from stcl.types import ClipSpec, FramePair
+
+PAIR = ClipSpec(frames=(0, -1), flows=((0, -1),), labels=(0, -1))
+
+
+def prepared(make_method, data, seed=0, **settings):
+    method = make_method("source_only", seed=seed, preparation=Preparation(**settings))
+    return method.prepare(data, method.step_generator())
+
+
+@pytest.fixture
+def data(make_clip):
+    """Source and target clips; the source is larger."""
+    return {"source": make_clip(PAIR, 4, (40, 72), 0), "target": make_clip(PAIR.without_labels(), 4, (32, 64), 1)}
+
+
+# ---- schedule ----
+
+
+def test_the_schedule_and_the_stopping_point_are_two_numbers():
+    """Published: the decay is laid out for 250,000 steps and training stops at 40,000, far from a rate of zero."""
+    published = Optimization(schedule_steps=250_000, power=0.9)
+    assert published.factor(0, 40_000) == 1
+    assert published.factor(40_000, 40_000) == pytest.approx((1 - 40 / 250) ** 0.9)
+    assert published.factor(40_000, 40_000) == published.factor(40_000, 77)
+    own = Optimization(schedule_steps=None, power=0.9)
+    assert own.factor(20_000, 40_000) == pytest.approx(0.5**0.9)
+    assert own.factor(40_000, 40_000) == 0
+    assert own.factor(40_001, 40_000) == 0
+
+
+def test_the_schedule_that_is_configured_is_the_one_that_runs(make_method, make_batch, make_run):
+    for schedule_steps, expected in ((None, 0.8), (8, 0.875)):
+        optimization = Optimization("sgd", 0.1, 10.0, schedule_steps=schedule_steps, power=1.0)
+        method = make_method("source_only", optimization=optimization)
+        run = make_run(method, steps=5)
+        run.step(make_batch(method))
+        rates = {group["role"]: group["lr"] for group in run.optimizer.param_groups}
+        assert rates == pytest.approx({"backbone": 0.1 * expected, "heads": expected, "fusion": 0.1 * expected})
+
+
+def test_the_rate_rises_and_then_falls():
+    optimization = Optimization(warmup_steps=4, power=1.0)
+    rates = [optimization.factor(step, 100) for step in range(6)]
+    assert rates == pytest.approx([0.25, 0.5 * 0.99, 0.75 * 0.98, 0.97, 0.96, 0.95])
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])
+def test_the_optimiser_is_the_one_asked_for(make_method, make_run, name, kind):
+    optimization = Optimization(name, momentum=0.7, weight_decay=0.03)
+    optimizer = make_run(make_method("source_only", optimization=optimization)).optimizer
+    assert isinstance(optimizer, kind)
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.03}
+    if name == "sgd":
+        assert {group["momentum"] for group in optimizer.param_groups} == {0.7}
+
+
+# ---- preparation ----
+
+
+def test_without_preparation_bytes_become_floats(make_method, data):
+    source, target = prepared(make_method, data, flip=0.0)
+    assert torch.equal(source.frames, data["source"].frames.float() / 255)
+    assert torch.equal(target.frames, data["target"].frames.float() / 255)
+    assert torch.equal(source.labels, data["source"].labels)
+    assert torch.equal(source.flow(0, -1), data["source"].flow(0, -1))
+
+
+def test_a_flip_mirrors_frames_labels_and_flow_and_negates_u(make_method, data):
+    source, target = prepared(make_method, data, flip=1.0)
+    for clip, raw in ((source, data["source"]), (target, data["target"])):
+        assert torch.equal(clip.frames, raw.frames.flip(-1).float() / 255)
+        assert torch.equal(clip.flow(0, -1)[:, 0], -raw.flow(0, -1)[:, 0].flip(-1))
+        assert torch.equal(clip.flow(0, -1)[:, 1], raw.flow(0, -1)[:, 1].flip(-1))
+    assert torch.equal(source.labels, data["source"].labels.flip(-1))
+
+
+def test_each_clip_is_flipped_or_not(make_method, data):
+    flips = []
+    for seed in range(8):
+        for clip, raw in zip(prepared(make_method, data, seed), (data["source"], data["target"]), strict=True):
+            same = [torch.equal(a, b) for a, b in zip(clip.frames, raw.frames.float() / 255, strict=True)]
+            flips += [not kept for kept in same]
+    assert 16 < sum(flips) < 48  # of 64
+
+
+def test_source_clips_take_the_colours_of_their_target_frame(make_method, data):
+    data["target"].frames[:, 1] = 0  # only frame t lends its colours
+    source, target = prepared(make_method, data, flip=0.0, match_histogram=True)
+    torch.testing.assert_close(source.frames.mean((1, 3, 4)), target.frame(0).mean((2, 3)), atol=0.01, rtol=0)
+    assert torch.equal(target.frames, data["target"].frames.float() / 255)
+    del data["target"]
+    alone, nothing = prepared(make_method, data, flip=0.0, match_histogram=True)
+    assert nothing is None
+    assert torch.equal(alone.frames, data["source"].frames.float() / 255)
+
+
+def test_only_the_source_is_augmented_beforehand(make_method, data):
+    plain, _ = prepared(make_method, data)
+    source, target = prepared(make_method, data, augment_source=True)
+    assert (source.frames - plain.frames).abs().max() > 0.05
+    assert source.frames.min() >= 0 and source.frames.max() <= 1
+    assert torch.equal(target.frames, prepared(make_method, data)[1].frames)
+
+
+def test_a_larger_scale_is_cropped_and_a_smaller_one_stays(make_method, data):
+    source, target = prepared(make_method, data, flip=0.0, rescale=(2.0, 2.0))
+    assert source.size == (40, 72) and target.size == (32, 64)
+    assert prepared(make_method, data, rescale=(0.6, 0.6))[0].size == (24, 40)  # whole cells of 8 px, about so much
+    scales = {prepared(make_method, data, seed, rescale=(0.5, 1.0))[0].size for seed in range(6)}
+    assert len(scales) > 1
+
+
+def test_flow_of_a_rescaled_clip_is_in_its_own_pixels(make_method, data):
+    data["source"].flows[0, -1] = torch.tensor((6.0, 4.0)).view(1, 2, 1, 1).expand(4, 2, 40, 72).clone()
+    source, _ = prepared(make_method, data, flip=0.0, rescale=(0.5, 0.5))
+    height, width = source.size
+    torch.testing.assert_close(source.flow(0, -1)[:, 0], torch.full((4, height, width), 6.0 * width / 72))
+    torch.testing.assert_close(source.flow(0, -1)[:, 1], torch.full((4, height, width), 4.0 * height / 40))
+
+
+@pytest.mark.parametrize("name", ["source_only", "stcl"])
+def test_augmentation_does_not_repeat_the_numbers_of_the_flip(make_method, make_batch, make_run, monkeypatch, name):
+    """All draws of a step come from one generator, one after the other: a flip says nothing about a colour."""
+    method = make_method(name, preparation=Preparation(augment_source=True))
+    run = make_run(method)
+    states, original = [method.step_generator().get_state()], base.strong_augment
+
+    def look(frames, settings, generator):
+        states.append(generator.get_state())
+        return original(frames, settings, generator)
+
+    monkeypatch.setattr(base, "strong_augment", look)
+    run.step(make_batch(method))
+    assert len(states) == (3 if name == "stcl" else 2)
+    assert all(not torch.equal(a, b) for i, a in enumerate(states) for b in states[:i])
+
+
+def test_streams_of_a_step_differ(make_method, make_run):
+    method = make_method("source_only")
+    run = make_run(method)
+    seeds = set()
+    for step in range(50):
+        run.trainer.global_step = step
+        for rank in range(2):
+            run.trainer.global_rank = rank
+            seeds |= {method.step_seed(stream) for stream in ("draws", "dropout", "scale", "window")}
+    assert len(seeds) == 50 * 2 * 4
+    large = make_method("source_only", seed=2**62)
+    assert 0 <= large.step_seed("dropout") < 2**63
+
+
+# ---- joint passes ----
+
+
+def pairs_of(make_clip, count=3, size=(32, 64)):
+    clips = [make_clip(PAIR, seed + 1, size, seed) for seed in range(count)]
+    return [FramePair(clip.frame(0) / 255, clip.frame(-1) / 255, clip.flow(0, -1)) for clip in clips]
+
+
+def test_a_joint_pass_gives_what_single_passes_give(make_method, make_clip):
+    network = make_method("source_only").network.eval()
+    torch.nn.init.normal_(network.fusion.conv.weight)
+    pairs = pairs_of(make_clip)
+    still = torch.zeros(3, 32, 64, dtype=torch.bool)
+    still[:, :16] = True
+    pairs[2] = pairs[2]._replace(still=still)
+    for joint, pair in zip(segment_together(network, pairs), pairs, strict=True):
+        alone = network(pair)
+        assert len(joint.logits) == len(pair.current)
+        torch.testing.assert_close(joint.logits, alone.logits, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(joint.aux, alone.aux, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(joint.previous_logits, alone.previous_logits, atol=1e-5, rtol=1e-4)
+        for stage, features in alone.features.items():
+            torch.testing.assert_close(joint.features[stage], features, atol=1e-5, rtol=1e-4)
+
+
+def test_a_domain_passes_the_network_once(make_method, make_clip):
+    """One pass means one set of batch statistics, and running statistics that move once."""
+    network, calls = make_method("source_only").network.train(), []
+    network.register_forward_pre_hook(lambda _, inputs: calls.append(len(inputs[0].current)))
+    segment_together(network, pairs_of(make_clip))
+    assert calls == [1 + 2 + 3]
+    assert segment_together(network, []) == []
+    assert len(calls) == 1
+
+
+def test_frames_of_different_sizes_pass_one_after_the_other(make_method, make_clip):
+    network = make_method("source_only").network.eval()
+    pairs = [*pairs_of(make_clip, 1), *pairs_of(make_clip, 1, (48, 64))]
+    for joint, pair in zip(segment_together(network, pairs), pairs, strict=True):
+        torch.testing.assert_close(joint.logits, network(pair).logits)
+    with pytest.raises(SettingError, match="cannot share one forward pass"):
+        segment_together(network, pairs, tap=lambda stage, features: features)

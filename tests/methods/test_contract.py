@@ -1,0 +1,301 @@
+"""What is true of every method. A new method inherits these tests by being in ``METHODS``.
+
+Methods whose parts are off by default add settings that switch them on to ``VARIANTS``.
+"""
+
+import ast
+import inspect
+import io
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader
+
+import stcl.methods
+from stcl.errors import SettingError
+from stcl.methods import METHODS, AdaptationMethod, Optimization, Preparation, get_method
+from stcl.methods.settings import Alignment, FeatureFusion, SequenceFusion, Teacher
+from stcl.types import ClipSpec
+
+FULL = Preparation(match_histogram=True, augment_source=True, rescale=(1.0, 1.5))
+"""Every preparation at once; never smaller than the target."""
+
+VARIANTS = {
+    "stcl": [
+        {
+            "warmup": 1,
+            "teacher": Teacher(kind="frozen", frozen_steps=2),
+            "sequence_fusion": SequenceFusion(confidence=0.0),
+            "feature_fusion": FeatureFusion(stage="stage2"),
+            "alignment": Alignment(form="contrastive", pairs=2, adaptive=True),
+        },
+        {"teacher": Teacher(kind="self", interval=2), "weighting": "threshold"},
+    ],
+}
+
+CASES = [(name, variant) for name in METHODS for variant in [{}, *VARIANTS.get(name, [])]]
+each_case = pytest.mark.parametrize(
+    ("name", "settings"), CASES, ids=[f"{name}-{number}" for number, (name, _) in enumerate(CASES)]
+)
+each_method = pytest.mark.parametrize("name", METHODS)
+
+
+def copies(state):
+    """Tensors as they are now, at any depth."""
+    if isinstance(state, torch.Tensor):
+        return state.detach().clone()
+    if isinstance(state, dict):
+        return {key: copies(value) for key, value in state.items()}
+    return state
+
+
+def reread(state):
+    """Through a file that is read as data, never as code."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+# ---- declarations ----
+
+
+@each_method
+def test_it_is_known_by_its_name(name):
+    assert get_method(name) is METHODS[name]
+    assert issubclass(METHODS[name], AdaptationMethod)
+    assert METHODS[name].__doc__
+
+
+def test_an_unknown_name_lists_the_right_ones():
+    with pytest.raises(SettingError, match=r"Did you mean 'stcl'\?.*source_only"):
+        get_method("stlc")
+
+
+@each_case
+def test_it_never_asks_for_target_labels(make_method, name, settings):
+    method = make_method(name, preparation=FULL, **settings)
+    assert isinstance(method.source_spec, ClipSpec) and 0 in method.source_spec.labels
+    assert method.target_spec is None or method.target_spec.labels == ()
+    if method.target_spec is not None:
+        assert method.target_spec.frames[0] == 0  # whose colours the source takes
+
+
+@each_case
+@pytest.mark.parametrize("batch", [1, 2])
+def test_what_it_declares_is_all_that_it_needs(make_method, make_batch, make_run, name, settings, batch):
+    """Clips have the declared frames, flows and source labels and nothing else; every loss is finite."""
+    method = make_method(name, preparation=FULL, **settings)
+    run = make_run(method)
+    for step in range(3):
+        data = make_batch(method, batch, seed=step)
+        assert "target" not in data or data["target"].labels is None
+        logged = run.step(data)
+        assert all(torch.isfinite(torch.tensor(value)) for value in logged.values()), logged
+        parts = [value for key, value in logged.items() if key.startswith("loss/") and key != "loss/total"]
+        assert parts and sum(parts) == pytest.approx(logged["loss/total"], rel=1e-4)
+
+
+@each_case
+def test_networks_eat_values_from_0_to_1(make_method, make_batch, make_run, name, settings):
+    """Colour matching and strong augmentation work on images in their value range: nothing wraps around."""
+    method = make_method(name, preparation=FULL, **settings)
+    seen = []
+
+    def look(_, inputs):
+        seen.append(inputs[0])
+
+    for module in method.modules():
+        if hasattr(module, "backbone"):
+            module.backbone.register_forward_pre_hook(look)
+    run = make_run(method)
+    for step in range(2):
+        run.step(make_batch(method, seed=step))
+    assert seen
+    for image in seen:
+        assert image.dtype == torch.float32
+        assert image.min() >= 0 and 0.5 < image.max() <= 1
+
+
+# ---- training ----
+
+
+@each_case
+def test_a_step_trains_every_part(make_method, make_batch, make_run, name, settings):
+    method = make_method(name, **settings)
+    run = make_run(method)
+    before = copies(dict(method.network.named_parameters()))
+    run.step(make_batch(method))
+    roles = method.network.parameter_roles()
+    assert all(any(parameter.grad.any() for parameter in group) for group in roles.values())
+    after = dict(method.network.named_parameters())
+    assert all(not torch.equal(before[key], after[key]) for key in before if after[key].requires_grad)
+
+
+@each_case
+def test_what_is_evaluated_is_the_average_of_the_steps(make_method, make_batch, make_run, name, settings):
+    method = make_method(name, ema_momentum=0.99, **settings)
+    run = make_run(method)
+    states = []
+    for step in range(3):
+        run.step(make_batch(method, seed=step))
+        states.append(copies(dict(method.network.named_parameters())))
+    assert method.evaluated is not method.network
+    for key, value in method.evaluated.named_parameters():
+        # while the average is young it is the plain mean of all steps
+        torch.testing.assert_close(value, torch.stack([state[key] for state in states]).mean(0), msg=key)
+        assert not value.requires_grad and value.grad is None
+
+
+@each_case
+def test_the_seed_and_the_step_determine_everything(make_method, make_batch, make_run, name, settings):
+    """Equal seeds give equal losses whatever the global random state, dropout included; another seed does not."""
+
+    def losses(seed, noise):
+        method = make_method(name, seed=seed, preparation=FULL, **settings)
+        run = make_run(method)
+        logged = []
+        for step in range(2):
+            torch.manual_seed(noise)
+            logged.append(run.step(make_batch(method, seed=step)))
+        return logged
+
+    assert losses(3, noise=0) == losses(3, noise=1)
+    assert losses(3, noise=0) != losses(4, noise=0)
+
+
+@each_method
+def test_each_step_has_its_own_draws(make_method, make_batch, make_run, name):
+    method = make_method(name, preparation=FULL)
+    run, seen = make_run(method), []
+    for _ in range(2):
+        seen.append(method.prepare(make_batch(method), method.step_generator())[0].frames)
+        run.trainer.global_step += 1
+    assert seen[0].shape != seen[1].shape or not torch.equal(*seen)
+
+
+@each_case
+@pytest.mark.parametrize("batch", [1, 2])
+def test_resumed_equals_uninterrupted(make_method, make_batch, make_run, name, settings, batch):
+    """Weights, averages, teachers, prototypes, memories and draws all come back: the next losses are equal."""
+    preparation = Preparation(match_histogram=True, augment_source=True)
+    method = make_method(name, preparation=preparation, **settings)
+    run = make_run(method)
+    for step in range(2):
+        run.step(make_batch(method, batch, seed=step))
+    parts = {"method": method, "optimizer": run.optimizer, "schedule": run.schedule}
+    stored = reread({key: copies(part.state_dict()) for key, part in parts.items()})
+    expected = [run.step(make_batch(method, batch, seed=step)) for step in range(2, 5)]
+
+    other = make_method(name, start=1, preparation=preparation, **settings)
+    resumed = make_run(other, step=2)
+    other.load_state_dict(stored["method"])
+    resumed.optimizer.load_state_dict(stored["optimizer"])
+    resumed.schedule.load_state_dict(stored["schedule"])
+    assert [resumed.step(make_batch(other, batch, seed=step)) for step in range(2, 5)] == expected
+    assert all(torch.equal(a, b) for a, b in zip(method.parameters(), other.parameters(), strict=True))
+
+
+@each_method
+@pytest.mark.filterwarnings("ignore:Found .* in eval mode", "ignore:.*LeafSpec.* is deprecated")
+def test_lightning_does_what_the_steps_here_do(make_method, make_batch, make_run, name, tmp_path):
+    """The other tests take steps without Lightning; both ways end at the same weights and the same average."""
+    ours, theirs = make_method(name), make_method(name)
+    data = [make_batch(ours, seed=step) for step in range(3)]
+    run = make_run(ours, steps=3)
+    for batch in data:
+        run.step(batch)
+    trainer = Trainer(
+        max_steps=3,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(theirs, DataLoader(data, batch_size=None))
+    assert trainer.logged_metrics["loss/total"] == pytest.approx(run.logged["loss/total"], rel=1e-5)
+    expected = ours.state_dict()
+    for key, value in theirs.state_dict().items():
+        torch.testing.assert_close(value, expected[key], msg=key)
+
+
+# ---- settings that nothing reads ----
+
+
+def constructor_settings(method_class):
+    """Argument name -> default of every constructor in the class's line, the network, space and seed left out."""
+    found = {}
+    for parent in method_class.__mro__[: method_class.__mro__.index(AdaptationMethod) + 1]:
+        if "__init__" in vars(parent):
+            for argument in inspect.signature(parent.__init__).parameters.values():
+                if argument.default is not argument.empty:
+                    found.setdefault(argument.name, argument.default)
+    return found
+
+
+def watched(settings, seen, where):
+    """A copy of a settings object that notes in ``seen`` which of its fields are read."""
+    names = {field.name for field in fields(settings)}
+
+    class Watched(type(settings)):
+        def __getattribute__(self, name):
+            if name in names:
+                seen.add(f"{where}.{name}")
+            return super().__getattribute__(name)
+
+    copy = object.__new__(Watched)
+    for name in names:
+        value = getattr(settings, name)
+        value = watched(value, seen, f"{where}.{name}") if is_dataclass(value) else value
+        object.__setattr__(copy, name, value)
+    return copy
+
+
+def field_names(settings, where):
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        yield f"{where}.{field.name}"
+        if is_dataclass(value):
+            yield from field_names(value, f"{where}.{field.name}")
+
+
+@each_method
+def test_every_field_of_its_settings_is_read(make_method, make_batch, make_run, name):
+    """Over all variants, training reads each field of each group of settings."""
+    defaults = {key: value for key, value in constructor_settings(METHODS[name]).items() if is_dataclass(value)}
+    seen: set[str] = set()
+    for optimizer in ("sgd", "adamw"):
+        for variant in [{}, *VARIANTS.get(name, [])]:
+            groups = defaults | variant | {"optimization": Optimization(optimizer=optimizer), "preparation": FULL}
+            groups = {key: watched(value, seen, key) if is_dataclass(value) else value for key, value in groups.items()}
+            method = make_method(name, **groups)
+            make_run(method, step=5).step(make_batch(method))
+    known = {field for key, value in defaults.items() for field in field_names(value, key)}
+    assert known - seen == set(), "read by nothing"
+
+
+@each_method
+def test_every_argument_is_used(name):
+    """An argument is passed on by the constructor, or kept as an attribute that some code reads."""
+    sources = list(Path(stcl.methods.__file__).parents[1].rglob("*.py"))
+    loaded = set()
+    for path in sources:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                loaded.add(node.attr)
+            if isinstance(node, ast.Attribute | ast.keyword) and isinstance(node.value, ast.Name):
+                loaded.add(node.value.id)  # sequence_fusion.rare_classes, momentum=ema_momentum
+    assert set(constructor_settings(METHODS[name])) - loaded == set()
+
+
+def test_the_watch_sees_a_field_that_nothing_reads():
+    seen: set[str] = set()
+    settings = watched(Preparation(), seen, "preparation")
+    assert settings.strong.hue == Preparation().strong.hue
+    assert seen == {"preparation.strong", "preparation.strong.hue"}
+    assert isinstance(settings, Preparation)

@@ -1,0 +1,62 @@
+"""``stcl demo`` at a tiny scale: the same steps, the same files."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stcl import demo
+from stcl.cli import main
+from stcl.engine.config import merge, read_yaml
+from stcl.report import compare
+
+SIZE = (64, 32)
+TINY = {
+    "network": {"backbone_settings": {"width": 8}, "weights": None},
+    "training": {"batch_size": 2, "workers": 0, "accelerator": "cpu"},
+}
+
+
+@pytest.fixture
+def tiny_demo(monkeypatch) -> None:
+    """The demo with few frames, two steps and a narrow network that starts at random."""
+    requests = {
+        name: replace(request, clips=2, frames=min(request.frames, 4), size=SIZE)
+        for name, request in demo.EXPORTS.items()
+    }
+    monkeypatch.setattr(demo, "EXPORTS", requests)
+    monkeypatch.setattr(demo, "SIZE", SIZE)
+    monkeypatch.setattr(demo, "STEPS", 2)
+    monkeypatch.setattr(demo, "cpu_count", lambda: 1)
+    monkeypatch.setattr(demo, "read_yaml", lambda path: merge(read_yaml(path), TINY))
+
+
+def test_the_demo_leaves_a_page_a_film_and_a_summary(tiny_demo, tmp_path, capsys):
+    out = tmp_path / "demo"
+    assert main(["demo", "--out", str(out), "--seed", "2"]) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert set(summary) >= {*demo.METHODS, "seconds", "seed"}
+    assert {"source_only", "stcl"} <= set(demo.METHODS)
+    runs = [out / "runs" / method for method in demo.METHODS]
+    assert [summary[method]["miou"] for method in demo.METHODS] == pytest.approx(compare(runs).miou, abs=1e-2)
+    assert summary["seed"] == 2
+    assert summary["seconds"]["total"] > 0
+    page = (out / "report.html").read_text()
+    assert "stcl demo" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert (out / "demo.mp4").read_bytes()[4:8] == b"ftyp"
+    assert _is_clean(out)
+    # the runs are comparable: one network, start, schedule and number of steps
+    starts = [json.loads((run / "results.json").read_text())["config"] for run in runs]
+    assert len({json.dumps([start["network"], start["training"], start["seed"]]) for start in starts}) == 1
+    capsys.readouterr()
+    assert main(["demo", "--out", str(out)]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"stcl: error: {out} holds a finished demo.")
+    assert message.count("\n") == 1
+
+
+def _is_clean(out: Path) -> bool:
+    """No half-written file is left."""
+    return not [path for path in out.rglob("*") if path.suffix in (".tmp", ".partial") or path.name.startswith(".")]
