@@ -10,7 +10,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "stcl"
 MODULE_LINES = 300
 FUNCTION_LINES = 60
-PACKAGE_LINES = 9000
+PACKAGE_LINES = 9000  # without the built-in benchmark: a renderer is a second product, with a limit of its own
+BENCHMARK_LINES = 3000
 
 FOUNDATION = {"types", "labels", "errors", "files", "resources"}
 ANYTHING = {"stcl", "cli", "demo", "__main__"}
@@ -154,7 +155,10 @@ def test_modules_are_short():
 
 
 def test_the_package_is_short():
-    total = sum(len(path.read_text("utf-8").splitlines()) for path in SOURCES.values())
+    lines = {module: len(path.read_text("utf-8").splitlines()) for module, path in SOURCES.items()}
+    benchmark = sum(count for module, count in lines.items() if module.startswith("stcl.twinstreets"))
+    total = sum(lines.values()) - benchmark
+    assert 0 < benchmark < BENCHMARK_LINES, f"twinstreets has {benchmark} lines, room for {BENCHMARK_LINES}."
     assert total < PACKAGE_LINES, f"{total} lines, the house has room for {PACKAGE_LINES}."
 
 

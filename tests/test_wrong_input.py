@@ -144,7 +144,7 @@ def test_flow_of_other_frames_and_sizes(refuse_train, refuse, world):
     for path in (world / "source").rglob("rgb/*.png"):
         write_image(path, np.random.default_rng(0).integers(0, 256, (32, 64, 3), dtype=np.uint8))
     message = refuse_train(*cache, out=world / "new2")
-    assert f"Flow cache file {world / 'flow' / 'synthia_seq' / 'train'}/clip_000" in message
+    assert f"Flow cache file {world / 'flow'}/synthia_seq" in message
     assert "belongs to other frames (digest of the pixels)" in message
     for path in (world / "flow").rglob("*.npz"):
         cut(path)
@@ -279,8 +279,8 @@ def test_report(refuse, world):
         (("--frames", "1000"), "a clip has 1 to 120 frames, found 1000"),
         (("--seed", "-1"), "argument --seed: expected a whole number from 0 up, found '-1'"),
         (("--split", "vla"), "argument --split: invalid choice: 'vla'"),
-        (("--exact-flow", "0"), "Flow offsets count frames back: at least 1"),
-        (("--exact-flow", "30"), "fewer than the 30 frames of a clip, found (30,)"),
+        (("--exact-flow", "0"), "Flow offsets count frames back and are at least 1, found (0,)"),
+        (("--exact-flow", "30"), "Flow offsets (30,) do not fit into a clip of 30 frames."),
         (("--layout", "kitti"), "argument --layout: invalid choice: 'kitti'"),
     ],
 )

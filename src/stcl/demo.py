@@ -31,12 +31,13 @@ from stcl.types import ClipSpec
 
 METHODS = ("source_only", "strong_source_only", "stcl")
 SIZE = (192, 96)
-STEPS = 200
+STEPS = 500
+WARMUP = 350
 VIDEO_FRAMES = 41
 EXPORTS = {
-    "source": ExportRequest("synthia-seq", "clean", seed=0, split="train", clips=60, frames=6, size=SIZE),
-    "target": ExportRequest("cityscapes-seq", "camera", seed=1, split="train", clips=80, frames=5, size=SIZE),
-    "unseen": ExportRequest("cityscapes-seq", "camera", seed=1, split="val", clips=60, frames=2, size=SIZE),
+    "source": ExportRequest("synthia-seq", "clean", seed=0, split="train", clips=200, frames=3, size=SIZE),
+    "target": ExportRequest("cityscapes-seq", "camera", seed=1, split="train", clips=200, frames=4, size=SIZE),
+    "unseen": ExportRequest("cityscapes-seq", "camera", seed=1, split="val", clips=100, frames=2, size=SIZE),
     "video": ExportRequest(
         "cityscapes-seq", "camera", seed=1, split="test", clips=3, frames=VIDEO_FRAMES, size=SIZE, label_every=1
     ),
@@ -45,9 +46,9 @@ EXPORTS = {
 FOLDERS = {"source": "source", "target": "target", "unseen": "target", "video": "target"}
 
 SUMMARY = """A network that has only seen synthetic video is asked to label every pixel of a camera's video. Three
-networks start from the same weights and train for the same number of steps: one on the synthetic video as it is, one on
-synthetic video recoloured and augmented to resemble the camera's, and one with STCL, which also learns from the camera's
-unlabelled video. All are measured on streets that none of them has seen."""
+networks start from the same weights and train for the same number of steps: one on the synthetic video as it is, one
+on synthetic video recoloured and augmented to resemble the camera's, and one with STCL, which also learns from the
+camera's unlabelled video. All are measured on streets that none of them has seen."""
 
 
 def run_demo(out: Path, seed: int = 0) -> dict[str, Any]:
@@ -63,13 +64,13 @@ def run_demo(out: Path, seed: int = 0) -> dict[str, Any]:
     console = Console(stderr=True)
     if (out / "summary.json").exists():
         raise SettingError(f"{out} holds a finished demo. Look at {out / 'report.html'}, or choose another --out.")
+    runs = {method: out / "runs" / method for method in METHODS}
+    settings = {method: demo_settings(method, out, seed) for method in METHODS}
     shutil.rmtree(out / "runs", ignore_errors=True)  # a demo that was interrupted starts its training over
     seconds: dict[str, float] = {}
     with _step(console, seconds, "render", "Rendering TwinStreets in two looks"):
         for name, request in EXPORTS.items():
             export(out / "data" / FOLDERS[name], request, workers=cpu_count() or 1)
-    runs = {method: out / "runs" / method for method in METHODS}
-    settings = {method: demo_settings(method, out, seed) for method in METHODS}
     with _step(console, seconds, "flow", "Computing optical flow"):
         compute_flow(settings["stcl"])
     for method, run in runs.items():
@@ -102,13 +103,15 @@ def run_demo(out: Path, seed: int = 0) -> dict[str, Any]:
 def demo_settings(method: str, out: Path, seed: int) -> Settings:
     """The benchmark's configuration of a method, at the demo's size."""
     path = config_path(f"twinstreets/{method}")
-    changes = {
+    changes: dict[str, Any] = {
         "seed": seed,
         "source": {"root": str(out / "data" / "source"), "size": list(SIZE)},
         "target": {"root": str(out / "data" / "target"), "size": list(SIZE)},
         "flow": {"cache": str(out / "data" / "flow")},
         "training": {"steps": STEPS},
     }
+    if method == "stcl":
+        changes["method"] = {"warmup": WARMUP}
     return check_settings(merge(read_yaml(path), changes), str(path))
 
 

@@ -15,7 +15,7 @@ from stcl.types import ClipSpec, FlowProvider
 
 
 def make_flow(settings: FlowSettings, dataset: VideoDataset) -> FlowProvider:
-    """The flow provider of a data set; every root and split has a cache folder of its own, as frames may share names."""
+    """The flow provider of a data set; each root and split has its own cache folder, as frames may share names."""
     options: dict[str, Any] = {"dis": {"preset": settings.quality}, "exact": {}}[settings.name]
     if settings.cache is None or settings.name == "exact":
         return get_flow(settings.name, **options)

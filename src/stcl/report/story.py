@@ -10,8 +10,8 @@ from stcl.report.tables import Comparison, delta_text, percent_text
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
 SOURCE_ONLY = ("source_only", "strong_source_only")
-"""Methods without an adaptation loss: the first such run is the plain reference, one of another title is the strong one,
-which takes the target's colours and statistics."""
+"""Methods without an adaptation loss: the first such run is the plain reference, one of another title is the strong
+one, which takes the target's colours and statistics."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ def _gain(comparison: Comparison) -> str:
     total = f"{reached}: a gain of {_points(gain)}."
     if roles.strong is None:
         return (
-            f"{total} How much of it comes from colours and augmentation alone is not known, because no source-only run "
-            "with the same ones was compared."
+            f"{total} How much of it comes from colours and augmentation alone is not known, because no source-only "
+            "run with the same ones was compared."
         )
     strong, photometric = labels[roles.strong], miou[roles.strong] - miou[roles.baseline]
     rest = gain - photometric

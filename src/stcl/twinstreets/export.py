@@ -5,8 +5,8 @@ holds ``<frame>_to_<earlier frame>.png`` in KITTI's format (see :mod:`stcl.files
 written last: it says what was asked for, and that it is complete. Until then the same text lies in a ``.partial`` file,
 by which an interrupted export is told from other people's files.
 
-The seed of a clip depends on (seed, split, clip) alone, through SHA-256, so splits never share a street. Each style draws
-its own streets from that seed.
+The seed of a clip depends on (seed, split, clip) alone, through SHA-256, so splits never share a street. Each style
+draws its own streets from that seed.
 """
 
 import hashlib
@@ -78,11 +78,10 @@ class ExportRequest:
             raise SettingError(
                 f"label_every is none (as in the real data set) or 1 (every frame), not {self.label_every}."
             )
-        if any(not 1 <= offset < self.frames for offset in self.flow_offsets):
-            raise SettingError(
-                f"Flow offsets count frames back: at least 1 and fewer than the {self.frames} frames of a clip, found "
-                f"{self.flow_offsets}."
-            )
+        if any(offset < 1 for offset in self.flow_offsets):
+            raise SettingError(f"Flow offsets count frames back and are at least 1, found {self.flow_offsets}.")
+        if any(offset >= self.frames for offset in self.flow_offsets):
+            raise SettingError(f"Flow offsets {self.flow_offsets} do not fit into a clip of {self.frames} frames.")
         if self.layout == "synthia-seq" and self.size == _SYNTHIA_SIZE and self.flow_offsets:
             raise SettingError(
                 "Frames of 1280x760 in layout synthia-seq are cropped by the data set and would not fit their exact "
@@ -143,7 +142,6 @@ def export(root: str | Path, request: ExportRequest, workers: int = 1, progress:
         progress: show a bar and messages on standard error.
     """
     root = Path(root).expanduser()
-    _street(request, clip=0)  # refuses impossible sizes before anything is written
     manifest = root / f"twinstreets_{request.split}.json"
     partial = manifest.with_suffix(".partial")
     _refuse_foreign(root, manifest, partial, request)
@@ -151,6 +149,7 @@ def export(root: str | Path, request: ExportRequest, workers: int = 1, progress:
     if manifest.exists() and not missing:
         Console(stderr=True, quiet=not progress).print(f"{root}: split '{request.split}' is complete, nothing to do.")
         return ExportResult(root, 0, 0.0)
+    _street(request, clip=0)  # refuses impossible sizes before anything is written
     text = json.dumps(request.to_json(), indent=2).encode()
     write_atomic(partial, text)
     manifest.unlink(missing_ok=True)  # there, but files of it were deleted
