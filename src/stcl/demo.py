@@ -82,7 +82,7 @@ def run_demo(out: Path, seed: int = 0) -> dict[str, Any]:
         film = make_film(runs, out)
     seconds = {name: round(value, 1) for name, value in seconds.items()}
     seconds["total"] = round(sum(seconds.values()), 1)
-    summary = {method: {"miou": result["miou"]} for method, result in results.items()}
+    summary: dict[str, Any] = {method: {"miou": result["miou"]} for method, result in results.items()}
     summary |= {"seconds": seconds, "seed": seed, "steps": STEPS}
     command = f"stcl demo --out {out} --seed {seed}"
     write_report(

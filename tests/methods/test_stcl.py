@@ -665,7 +665,7 @@ def test_the_temperature_belongs_to_the_contrastive_form(make_stcl, make_batch):
     ("settings", "message"),
     [
         ({"feature_fusion": FeatureFusion(stage="layer4")}, r"Unknown method\.feature_fusion\.stage 'layer4'.*decode4"),
-        ({"teacher": Teacher(interval=0)}, "at least 1, not 0"),
+        ({"teacher": Teacher(interval=-1)}, "at least 0, not -1"),
         ({"sequence_fusion": SequenceFusion(rare_classes=["pol"])}, "Did you mean 'pole'"),
     ],
 )

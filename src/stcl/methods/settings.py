@@ -13,7 +13,8 @@ class Teacher:
             the student itself.
         statistics: batch-norm statistics of the teacher: of the present target ``batch``, or ``running``.
         frozen_steps: with ``frozen``: after this many steps the student labels the target itself (published: 8,000).
-        interval: h, the frame t-h that is segmented to label frame t.
+        interval: h, the frame t-h that is segmented to label frame t; 0 labels it by itself, for video whose frames lie
+            so far apart that flow does not connect them.
     """
 
     kind: Literal["ema", "frozen", "self"] = "ema"

@@ -70,8 +70,8 @@ class STCL(AdaptationMethod):
         backbone = self.network.backbone
         if feature_fusion.stage is not None and feature_fusion.stage not in backbone.stages:
             raise SettingError(unknown_name("method.feature_fusion.stage", feature_fusion.stage, backbone.stages))
-        if teacher.interval < 1:
-            raise SettingError(f"method.teacher.interval is a number of frames of at least 1, not {teacher.interval}.")
+        if teacher.interval < 0:
+            raise SettingError(f"method.teacher.interval is a number of frames of at least 0, not {teacher.interval}.")
         names, classes, frozen = sequence_fusion.rare_classes, len(self.space), teacher.kind == "frozen"
         rare = None if names is None else [self.space.index(name) for name in names]
         self.bank = PatchMemory(classes, sequence_fusion.bank_slots, rare)
@@ -85,7 +85,7 @@ class STCL(AdaptationMethod):
     def target_spec(self) -> ClipSpec:
         """Frames (t, t-1, t-h, t-h-1) and the flows between them; never labels."""
         h = self.teacher.interval
-        flows = [(0, -1), (0, -h), (-h, -h - 1)]
+        flows = [(0, -1), *([(0, -h)] if h else []), (-h, -h - 1)]
         if self.alignment.form is not None and self.alignment.pairs == 2:
             flows.append((0, -h - 1))
         return ClipSpec(frames=tuple(dict.fromkeys((0, -1, -h, -h - 1))), flows=tuple(dict.fromkeys(flows)))
@@ -124,7 +124,7 @@ class STCL(AdaptationMethod):
         """Labels of t by warping the teacher's view of (t-h, t-h-1), and the teacher's labels of t-1 (section 3.2)."""
         h = self.teacher.interval
         logits = self._teach(target.pair(-h, -h - 1))
-        pseudo = pseudo_labels(logits, target.size, target.flow(0, -h))
+        pseudo = pseudo_labels(logits, target.size, target.flow(0, -h) if h else None)
         earlier = logits if h == 1 else self._teach(FramePair(target.frame(-1)))
         return pseudo, pseudo_labels(earlier, target.size)
 
