@@ -28,6 +28,7 @@ def tiny_demo(monkeypatch) -> None:
     monkeypatch.setattr(demo, "EXPORTS", requests)
     monkeypatch.setattr(demo, "SIZE", SIZE)
     monkeypatch.setattr(demo, "STEPS", 2)
+    monkeypatch.setattr(demo, "WARMUP", 1)
     monkeypatch.setattr(demo, "cpu_count", lambda: 1)
     monkeypatch.setattr(demo, "read_yaml", lambda path: merge(read_yaml(path), TINY))
 
@@ -50,10 +51,14 @@ def test_the_demo_leaves_a_page_a_film_and_a_summary(tiny_demo, tmp_path, capsys
     # the runs are comparable: one network, start, schedule and number of steps
     starts = [json.loads((run / "results.json").read_text())["config"] for run in runs]
     assert len({json.dumps([start["network"], start["training"], start["seed"]]) for start in starts}) == 1
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     capsys.readouterr()
+    assert main(["demo", "--out", str(out), "--seed", "2"]) == 0
+    assert "already" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
     assert main(["demo", "--out", str(out)]) == 2
     message = capsys.readouterr().err
-    assert message.startswith(f"stcl: error: {out} holds a finished demo.")
+    assert message.startswith(f"stcl: error: {out} holds a finished demo of seed 2.")
     assert message.count("\n") == 1
 
 

@@ -55,7 +55,7 @@ def run_demo(out: Path, seed: int = 0) -> dict[str, Any]:
     """Render, compute flow, train, evaluate, write the page and the film.
 
     Args:
-        out: folder for everything; must not hold a finished demo.
+        out: folder for everything. A demo of the same seed that is finished there is left as it is.
         seed: of the training runs.
 
     Returns:
@@ -63,7 +63,7 @@ def run_demo(out: Path, seed: int = 0) -> dict[str, Any]:
     """
     console = Console(stderr=True)
     if (out / "summary.json").exists():
-        raise SettingError(f"{out} holds a finished demo. Look at {out / 'report.html'}, or choose another --out.")
+        return _finished(out, seed, console)
     runs = {method: out / "runs" / method for method in METHODS}
     settings = {method: demo_settings(method, out, seed) for method in METHODS}
     shutil.rmtree(out / "runs", ignore_errors=True)  # a demo that was interrupted starts its training over
@@ -136,6 +136,18 @@ def make_film(runs: dict[str, Path], out: Path) -> Path:
     }
     classes = json.loads((folders["stcl"] / "results.json").read_text())["protocol"]["classes"]
     return write_panes(out / "demo.mp4", panes, classes, fps=10)
+
+
+def _finished(out: Path, seed: int, console: Console) -> dict[str, Any]:
+    summary: dict[str, Any] = json.loads((out / "summary.json").read_text())
+    if summary["seed"] != seed:
+        raise SettingError(
+            f"{out} holds a finished demo of seed {summary['seed']}. Choose another --out for seed {seed}."
+        )
+    console.print(
+        f"{out} holds this demo already: look at [bold]{out / 'report.html'}[/bold], or choose another --out."
+    )
+    return summary
 
 
 @contextmanager

@@ -76,6 +76,15 @@ def test_the_target_clip_holds_the_frames_of_the_interval(make_stcl, h):
     assert set(along_time.target_spec.flows) == flows | {(0, -h - 1)}
 
 
+def test_interval_zero_labels_a_frame_by_itself(make_stcl, make_batch):
+    method, _ = make_stcl(teacher=Teacher(interval=0))
+    assert method.target_spec == ClipSpec(frames=(0, -1), flows=((0, -1),))
+    _, target = prepared(method, make_batch(method))
+    pseudo, _ = method.label_target(target)
+    expected = pseudo_labels(method.average(target.pair()).logits, target.size)
+    assert torch.equal(pseudo.labels, expected.labels)
+
+
 @pytest.mark.parametrize("h", [1, 2])
 def test_labels_of_t_are_the_teachers_view_of_the_earlier_pair_warped_to_t(make_stcl, make_batch, h):
     method, _ = make_stcl(teacher=Teacher(interval=h))
