@@ -31,8 +31,8 @@ from stcl.types import ClipSpec
 
 METHODS = ("source_only", "strong_source_only", "stcl")
 SIZE = (192, 96)
-STEPS = 500
-WARMUP = 350
+STEPS = 400
+WARMUP = 280
 VIDEO_FRAMES = 41
 EXPORTS = {
     "source": ExportRequest("synthia-seq", "clean", seed=0, split="train", clips=200, frames=3, size=SIZE),
