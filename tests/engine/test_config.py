@@ -59,7 +59,7 @@ def test_shipped_weights_exist(name):
 
 
 def test_the_compared_runs_have_one_network_start_and_schedule():
-    """pitfalls.md 14."""
+    """Same network, start, schedule, resolution."""
     for folder in ("twinstreets", "twinstreets-camvid"):
         methods = ("source_only", "strong_source_only", "stcl", "oracle")
         runs = [load_settings(resources.config_path(f"{folder}/{name}")) for name in methods]

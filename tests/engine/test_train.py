@@ -38,7 +38,7 @@ def copy_streets(streets: Path, tmp_path: Path) -> dict:
     return {name: {"root": str(tmp_path / "streets" / name)} for name in ("source", "target")}
 
 
-# pitfalls.md 12
+# the target stays without labels
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -95,7 +95,7 @@ def test_the_evaluated_weights_are_the_moving_average(make_settings, tmp_path, k
 
 
 def test_batch_norm_statistics_are_those_of_the_configuration(make_settings, tmp_path):
-    """pitfalls.md 7: they differ, and nothing else does."""
+    """They differ, and nothing else does."""
     stored = {}
     for kind in ("source", "target", "running"):
         out = run(make_settings("source_only", method={"evaluation_statistics": kind}), tmp_path / kind)

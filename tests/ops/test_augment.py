@@ -81,7 +81,7 @@ def test_each_clip_has_its_own_draw():
 
 @pytest.mark.parametrize("seed", range(8))
 def test_values_stay_in_range(seed):
-    # pitfall: floats cast to bytes wrap around; extremes must clamp
+    # floats cast to bytes wrap around; extremes must clamp
     frames = torch.rand(4, 2, 3, 16, 24, generator=generator(seed)).round()
     augmented = strong_augment(frames, StrongAugmentation(brightness=2, contrast=2, saturation=2), generator(seed))
     assert augmented.min() >= 0
