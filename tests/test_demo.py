@@ -13,8 +13,10 @@ from stcl.report import compare
 
 SIZE = (64, 32)
 TINY = {
+    "source": {"size": list(SIZE)},
+    "target": {"size": list(SIZE)},
     "network": {"backbone_settings": {"width": 8}, "weights": None},
-    "training": {"batch_size": 2, "workers": 0, "accelerator": "cpu"},
+    "training": {"steps": 2, "batch_size": 2, "workers": 0, "accelerator": "cpu"},
 }
 
 
@@ -26,11 +28,20 @@ def tiny_demo(monkeypatch) -> None:
         for name, request in demo.EXPORTS.items()
     }
     monkeypatch.setattr(demo, "EXPORTS", requests)
-    monkeypatch.setattr(demo, "SIZE", SIZE)
-    monkeypatch.setattr(demo, "STEPS", 2)
-    monkeypatch.setattr(demo, "WARMUP", 1)
     monkeypatch.setattr(demo, "cpu_count", lambda: 1)
-    monkeypatch.setattr(demo, "read_yaml", lambda path: merge(read_yaml(path), TINY))
+
+    def read_tiny(path: Path) -> dict:
+        adapts = {"method": {"warmup": 1}} if path.stem == "stcl" else {}
+        return merge(merge(read_yaml(path), TINY), adapts)
+
+    monkeypatch.setattr(demo, "read_yaml", read_tiny)
+
+
+@pytest.mark.parametrize("method", demo.METHODS)
+def test_the_demo_renders_the_size_that_it_trains_on(method, tmp_path):
+    settings = demo.demo_settings(method, tmp_path, seed=3)
+    assert {request.size for request in demo.EXPORTS.values()} == {settings.source.size, settings.target.size}
+    assert settings.seed == 3
 
 
 def test_the_demo_leaves_a_page_a_film_and_a_summary(tiny_demo, tmp_path, capsys):

@@ -1,6 +1,6 @@
 """``stcl demo``: the whole job on the built-in benchmark, from rendering to a page, in minutes on two cores.
 
-The configurations are the benchmark's own (``configs/twinstreets``), made smaller by :data:`SCALE`.
+The configurations are ``configs/demo``: the benchmark's own (``configs/twinstreets``), smaller and shorter.
 """
 
 import json
@@ -31,8 +31,6 @@ from stcl.types import ClipSpec
 
 METHODS = ("source_only", "strong_source_only", "stcl")
 SIZE = (192, 96)
-STEPS = 400
-WARMUP = 280
 VIDEO_FRAMES = 41
 EXPORTS = {
     "source": ExportRequest("synthia-seq", "clean", seed=0, split="train", clips=200, frames=3, size=SIZE),
@@ -83,7 +81,7 @@ def run_demo(out: Path, seed: int = 0) -> dict[str, Any]:
     seconds = {name: round(value, 1) for name, value in seconds.items()}
     seconds["total"] = round(sum(seconds.values()), 1)
     summary: dict[str, Any] = {method: {"miou": result["miou"]} for method, result in results.items()}
-    summary |= {"seconds": seconds, "seed": seed, "steps": STEPS}
+    summary |= {"seconds": seconds, "seed": seed, "steps": settings["stcl"].training.steps}
     command = f"stcl demo --out {out} --seed {seed}"
     write_report(
         list(runs.values()),
@@ -101,18 +99,15 @@ def run_demo(out: Path, seed: int = 0) -> dict[str, Any]:
 
 
 def demo_settings(method: str, out: Path, seed: int) -> Settings:
-    """The benchmark's configuration of a method, at the demo's size."""
-    path = config_path(f"twinstreets/{method}")
-    changes: dict[str, Any] = {
+    """The demo's configuration of a method, with its data below ``out``."""
+    path = config_path(f"demo/{method}")
+    places = {
         "seed": seed,
-        "source": {"root": str(out / "data" / "source"), "size": list(SIZE)},
-        "target": {"root": str(out / "data" / "target"), "size": list(SIZE)},
+        "source": {"root": str(out / "data" / "source")},
+        "target": {"root": str(out / "data" / "target")},
         "flow": {"cache": str(out / "data" / "flow")},
-        "training": {"steps": STEPS},
     }
-    if method == "stcl":
-        changes["method"] = {"warmup": WARMUP}
-    return check_settings(merge(read_yaml(path), changes), str(path))
+    return check_settings(merge(read_yaml(path), places), str(path))
 
 
 def compute_flow(settings: Settings) -> None:
