@@ -156,7 +156,7 @@ def test_the_story_admits_failure(make_run: MakeRun) -> None:
     strong = make_run("strong", title="Strong", share=0.1)
     middle = make_run("stcl", title="STCL", method="stcl", share=0.2)
     worse = make_run("worse", title="STCL", method="stcl", share=0.5)
-    assert "adds nothing here" in " ".join(explain(compare([plain, strong, middle])))
+    assert "add nothing here" in " ".join(explain(compare([plain, strong, middle])))
     assert "adaptation did not help" in " ".join(explain(compare([plain, worse])))
     assert "No class got better" in " ".join(explain(compare([plain, worse])))
 
