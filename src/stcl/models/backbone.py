@@ -3,6 +3,7 @@
 A new backbone is one file with a subclass of :class:`Backbone` and one line in ``stcl.models.BACKBONES``.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -14,7 +15,7 @@ Tap = Callable[[str, Tensor], Tensor]
 """``tap(stage name, features) -> features``: sees each stage's output; what it returns goes on through the network."""
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """Image ``(B, 3, H, W)`` to feature maps by stage name.
 
     Attributes:
@@ -30,13 +31,13 @@ class Backbone(nn.Module):
     strides: dict[str, int]
     head_settings: HeadSettings = HeadSettings()
 
+    @abstractmethod
     def normalise(self, image: Tensor) -> Tensor:
         """Float RGB 0..1 to the range and channel order that this backbone was trained on."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, image: Tensor, tap: Tap | None = None) -> dict[str, Tensor]:
         """Feature maps of float RGB 0..1 ``image (B, 3, H, W)`` by stage name, in order."""
-        raise NotImplementedError
 
 
 def untapped(_stage: str, features: Tensor) -> Tensor:
