@@ -100,6 +100,10 @@ class VideoClip:
         """The clip on ``device``."""
         return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
+    def to_float(self) -> "VideoClip":
+        """The clip with frames of float32 0..1 instead of bytes."""
+        return replace(self, frames=self.frames.float() / 255)
+
     def pin_memory(self) -> "VideoClip":
         """The clip in page-locked memory, as the loader asks for it before a copy to a GPU."""
         return self.map(Tensor.pin_memory)

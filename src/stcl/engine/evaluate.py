@@ -112,10 +112,8 @@ def measure(
 
 def predict(network: VideoSegmenter, clip: VideoClip) -> torch.Tensor:
     """Train ids ``(B, H, W)`` of the clip's frames t, at the labels' size where there are labels."""
-    frames = clip.frames.float() / 255
     size = clip.label(0).shape[-2:] if clip.labels is not None else clip.size
-    floating = VideoClip(frames, clip.labels, clip.flows, clip.offsets, clip.names)
-    return upsample(network(floating.pair()).logits.float(), (size[0], size[1])).argmax(1)
+    return upsample(network(clip.to_float().pair()).logits.float(), (size[0], size[1])).argmax(1)
 
 
 def write_sample(folder: Path, name: str, clip: VideoClip, row: int, prediction: np.ndarray) -> None:

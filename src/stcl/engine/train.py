@@ -112,7 +112,7 @@ def calibrate(method: AdaptationMethod, data: DomainData) -> None:
     if domain == "running":
         return
     device = method.device
-    pairs = (FramePair(clip.frame(0).to(device).float() / 255) for clip in data.calibration_loader(domain))
+    pairs = (FramePair(clip.to(device).to_float().frame(0)) for clip in data.calibration_loader(domain))
     recalibrate(method.evaluated, pairs)
 
 

@@ -170,8 +170,8 @@ class AdaptationMethod(LightningModule):
     def prepare(self, batch: DomainBatch, generator: torch.Generator) -> tuple[VideoClip, VideoClip | None]:
         """Float frames on the device, colours matched, geometry drawn for the whole clip (method sections 3.1, 3.2)."""
         preparation = self.preparation
-        source = _to_float(batch["source"])
-        target = _to_float(batch["target"]) if "target" in batch else None
+        source = batch["source"].to_float()
+        target = batch["target"].to_float() if "target" in batch else None
         if preparation.match_histogram and target is not None:
             source = replace(source, frames=match_histogram(source.frames, target.frames[:, :1]))
         source = self._geometry(source, generator, preparation.rescale)
@@ -269,7 +269,3 @@ def _split(output: SegOutput, lengths: list[int]) -> list[SegOutput]:
         SegOutput(logits, aux, {name: split[i] for name, split in features.items()}, previous)
         for i, (logits, aux, previous) in enumerate(columns)
     ]
-
-
-def _to_float(clip: VideoClip) -> VideoClip:
-    return replace(clip, frames=clip.frames.float() / 255)

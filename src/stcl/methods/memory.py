@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from stcl.labels import IGNORE
 from stcl.ops.align import Centroids
-from stcl.ops.mixing import PatchSequence
+from stcl.ops.mixing import PatchSequence, class_counts
 from stcl.types import VideoClip
 
 
@@ -105,9 +105,7 @@ class PatchMemory(ResizableBuffers):
             self.frames = frames.new_zeros((spare + 1, *frames.shape[1:]), dtype=torch.uint8)
             self.labels = labels.new_full((spare + 1, *labels.shape[1:]), IGNORE, dtype=torch.uint8)
             self.written.zero_()
-        count = torch.zeros(len(labels), 256, device=labels.device)
-        flat = labels.flatten(1).long()
-        count = count.scatter_add_(1, flat, torch.ones_like(flat, dtype=count.dtype))[:, : self.classes]
+        count = class_counts(labels, self.classes)
         self.pixels += count.sum(0)
         held = (count >= self.minimum_pixels) & self.rare  # (B, C)
         frequency = (self.pixels + 1).expand_as(count).masked_fill(~held, float("inf"))

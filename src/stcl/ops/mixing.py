@@ -33,11 +33,16 @@ class FusedClip(NamedTuple):
     still: Tensor
 
 
-def classes_present(labels: Tensor, classes: int) -> Tensor:
-    """Which classes occur in each label map: ``(B, ...) -> (B, C)`` bool, without a host synchronisation."""
+def class_counts(labels: Tensor, classes: int) -> Tensor:
+    """Pixels of each class in each label map: ``(B, ...) -> (B, C)`` float32, without a host synchronisation."""
     flat = labels.flatten(1).long()
     counts = torch.zeros(flat.shape[0], 256, device=labels.device)
-    return counts.scatter_(1, flat, 1.0)[:, :classes] > 0
+    return counts.scatter_add_(1, flat, torch.ones_like(flat, dtype=counts.dtype))[:, :classes]
+
+
+def classes_present(labels: Tensor, classes: int) -> Tensor:
+    """Which classes occur in each label map: ``(B, ...) -> (B, C)`` bool."""
+    return class_counts(labels, classes) > 0
 
 
 def choose_classes(
