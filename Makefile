@@ -6,11 +6,11 @@
 #   PYTHON       the interpreter to build .venv with (default: the first suitable one found)
 #   TORCH_INDEX  an extra package index to take torch from, e.g. torch's own index of CPU builds
 #                (https://download.pytorch.org/whl/cpu): on Linux the default build brings gigabytes of CUDA libraries
-#   DEMO_ARGS, TEST_ARGS  further arguments of `stcl demo` and of pytest
+#   DEMO_ARGS, TEST_ARGS, BENCH_ARGS  further arguments of `stcl demo`, of pytest and of benchmarks/bench.py
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: demo test slow lint format weights clean help
+.PHONY: demo test slow bench lint format weights clean help
 
 # 3.11 comes first because constraints.txt was tested with it.
 PYTHON ?=
@@ -18,6 +18,7 @@ CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.11 python3.12 python3.13 python3 
 TORCH_INDEX ?=
 DEMO_ARGS ?=
 TEST_ARGS ?=
+BENCH_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -32,6 +33,9 @@ test: $(VENV)/.stamp-dev  ## run the test suite (without the slow tests)
 
 slow: $(VENV)/.stamp-dev  ## run the slow tests: real training, minutes each
 	$(BIN)/python -m pytest -m slow $(TEST_ARGS)
+
+bench: $(VENV)/.stamp-dev  ## run the short benchmarks and print one table
+	$(BIN)/python benchmarks/bench.py $(BENCH_ARGS)
 
 lint: $(VENV)/.stamp-dev  ## check style, formatting and types
 	$(BIN)/python -m ruff check .

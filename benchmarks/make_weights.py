@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from stcl.engine.train import WEIGHTS
+from stcl.engine.folder import RunFolder
 from stcl.errors import StclError
 from stcl.files import write_atomic
 from stcl.models.weights import read_weights
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path, metavar="FILE", help="the .safetensors file to write")
     options = parser.parse_args(argv)
     try:
-        tensors, metadata = read_weights(options.run / WEIGHTS)
+        tensors, metadata = read_weights(RunFolder(options.run).weights)
     except StclError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

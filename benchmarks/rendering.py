@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Sequence
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before NumPy and torch are imported: one core is what is measured
 
@@ -29,12 +30,12 @@ def frames_per_second(style: str, size: tuple[int, int], clips: int, frames: int
     return clips * frames / (time.perf_counter() - started)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     """Warm up on one clip, then measure both styles."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, nargs=2, default=(256, 128), metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--clips", type=int, default=20)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     size = (options.size[0], options.size[1])
@@ -43,7 +44,8 @@ def main() -> None:
         frames_per_second(style, size, clips=1)
         rates[style] = round(frames_per_second(style, size, options.clips), 1)
     print(json.dumps(rates))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import stcl
-from stcl.engine.train import build_network
+from stcl.engine.networks import build_network
 from stcl.errors import CheckpointError, SettingError
 from stcl.models import VideoSegmenter, save_weights
 from stcl.types import FramePair

@@ -21,20 +21,21 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["evaluate", "list_datasets", "list_methods", "load_model", "load_settings", "train", "write_report"]
+__all__ = ["evaluate", "list_datasets", "list_methods", "load_model", "load_settings", "resume", "train", "write_report"]
 
 
-def load_settings(config: str | Path, overrides: Sequence[str] = ()) -> "Settings":
+def load_settings(config: str | Path, overrides: Sequence[str] = (), preset: str | None = None) -> "Settings":
     """Settings of a YAML file, or of a shipped configuration by name.
 
     Args:
         config: ``path/to/own.yaml`` or e.g. ``twinstreets/stcl``.
         overrides: as on the command line, e.g. ``["--training.steps=500", "--seed", "1"]``.
+        preset: what fits a device's memory, e.g. ``16gb``; between the file and the overrides.
     """
     from stcl.engine.config import load_settings as load
     from stcl.resources import config_path
 
-    return load(config_path(config), list(overrides))
+    return load(config_path(config), list(overrides), preset)
 
 
 def train(settings: "Settings", out: str | Path, quiet: bool = False) -> Path:
@@ -42,6 +43,13 @@ def train(settings: "Settings", out: str | Path, quiet: bool = False) -> Path:
     from stcl.engine.train import train as run
 
     return run(settings, Path(out), quiet)
+
+
+def resume(run: str | Path, overrides: Sequence[str] = (), quiet: bool = False) -> Path:
+    """Go on with an unfinished run from its last checkpoint and return it; see :func:`stcl.engine.train.resume`."""
+    from stcl.engine.train import resume as go_on
+
+    return go_on(Path(run), list(overrides), quiet)
 
 
 def evaluate(
@@ -75,15 +83,14 @@ def load_model(run_or_weights: str | Path) -> "VideoSegmenter":
     import yaml
 
     from stcl.engine.check import check_settings
-    from stcl.engine.train import CONFIG, WEIGHTS, load_trained, resolve_weights
+    from stcl.engine.folder import RunFolder
+    from stcl.engine.networks import load_trained, resolve_weights
     from stcl.errors import CheckpointError
     from stcl.models.weights import read_weights
 
-    folder = Path(run_or_weights)
-    if folder.is_dir():
-        if not (folder / CONFIG).is_file():
-            raise CheckpointError(f"{folder} is no run folder: it holds no {CONFIG}. Name one that 'stcl train' wrote.")
-        return load_trained(load_settings(folder / CONFIG), folder / WEIGHTS)
+    if Path(run_or_weights).is_dir():
+        folder = RunFolder(Path(run_or_weights))
+        return load_trained(folder.settings(), folder.weights)
     weights = resolve_weights(str(run_or_weights))
     config = read_weights(weights)[1].get("config")
     if config is None:

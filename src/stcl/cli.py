@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from stcl.errors import SettingError, StclError
-from stcl.resources import config_path, list_configs
+from stcl.errors import SettingError, StclError, TrainingStopped
+from stcl.resources import config_path, list_configs, list_presets
 
 if TYPE_CHECKING:
     Command = Callable[[argparse.Namespace], None]
@@ -36,7 +36,15 @@ groups of keys:
   method           name (source_only, stcl) and the method's own settings
 
 'stcl train CONFIG --print-config' shows every key with its value. The run folder is a record of the run: config.yaml,
-metrics.csv, TensorBoard events, checkpoints and the final weights model.safetensors.
+run.json, metrics.csv, TensorBoard events, checkpoints and the final weights model.safetensors.
+
+A run that was stopped, killed or cut off goes on from its last checkpoint, exactly as if nothing had happened:
+
+  stcl train --resume runs/stcl
+
+SIGTERM, SIGUSR1 and Ctrl+C save first; the exit status is then 75 (try again), after Ctrl+C 130. Several devices:
+
+  stcl train twinstreets/stcl --out runs/stcl --training.devices 2
 
 shipped configurations:
 """
@@ -51,7 +59,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0 done, 2 a mistake that the message explains, 130 interrupted."""
+    """Run the command line; returns the exit status.
+
+    0 done, 2 a mistake that the message explains, 75 asked to stop and saved (start it again), 130 interrupted.
+    """
     parser = build_parser()
     words = list(sys.argv[1:] if argv is None else argv)
     arguments, rest = parser.parse_known_args(words)
@@ -60,6 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.overrides, arguments.words = rest, words
     try:
         arguments.run(arguments)
+    except TrainingStopped as stopped:
+        print(f"stcl: {stopped}", file=sys.stderr)
+        return stopped.status
     except StclError as error:
         print(f"stcl: error: {error}", file=sys.stderr)
         return 2
@@ -107,9 +121,14 @@ def _add_demo(verbs: "Verbs") -> None:
 def _add_train(verbs: "Verbs") -> None:
     text = TRAIN_HELP + "".join(f"  {name}\n" for name in list_configs())
     parser = _add(verbs, "train", "train one network from a configuration", text, _train)
-    parser.usage = "stcl train CONFIG --out DIR [--group.key VALUE ...] [--print-config] [--quiet]"
-    parser.add_argument("config", metavar="CONFIG", help="YAML file, or the name of a shipped one")
+    parser.usage = (
+        "stcl train CONFIG --out DIR [--preset NAME] [--group.key VALUE ...] [--print-config] [--quiet]\n"
+        "       stcl train --resume RUN [--training.devices N ...] [--quiet]"
+    )
+    parser.add_argument("config", metavar="CONFIG", nargs="?", help="YAML file, or the name of a shipped one")
     parser.add_argument("--out", type=Path, metavar="DIR", help="run folder; must not hold a run yet")
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with an unfinished run")
+    parser.add_argument("--preset", metavar="NAME", help=f"fit a device's memory: {', '.join(list_presets())}")
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and stop")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(takes_overrides=True)
@@ -185,6 +204,11 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
+    if arguments.resume is not None:
+        _resume(arguments)
+        return
+    if arguments.config is None:
+        raise SettingError("Say what to train: stcl train CONFIG --out DIR. 'stcl train --help' lists configurations.")
     from stcl.engine.config import load_settings
     from stcl.engine.train import train
 
@@ -194,14 +218,32 @@ def _train(arguments: argparse.Namespace) -> None:
             f"CONFIG stands before the overrides: stcl train CONFIG {before} {arguments.config} ... "
             f"('{arguments.config}' was read as the configuration.)"
         )
-    settings = load_settings(config_path(arguments.config), arguments.overrides)
+    settings = load_settings(config_path(arguments.config), arguments.overrides, arguments.preset)
     if arguments.print_config:
         print(settings.dump())
         return
     if arguments.out is None:
         raise SettingError("Say where the run goes: --out DIR.")
-    train(settings, arguments.out, arguments.quiet)
-    print(f"Finished: {arguments.out}. Measure it with: stcl evaluate {arguments.out}")
+    _say_finished(train(settings, arguments.out, arguments.quiet))
+
+
+def _resume(arguments: argparse.Namespace) -> None:
+    if arguments.out is not None or arguments.preset is not None or arguments.print_config:
+        raise SettingError("--resume RUN goes on in the run's own folder with its own settings: take the rest out.")
+    from stcl.engine.train import resume
+
+    rest = Parser(add_help=False, allow_abbrev=False)  # all words but these are overrides, CONFIG is none of them
+    rest.add_argument("--resume")
+    rest.add_argument("--quiet", action="store_true")
+    overrides = rest.parse_known_args(arguments.words[1:])[1]
+    _say_finished(resume(arguments.resume, overrides, arguments.quiet))
+
+
+def _say_finished(run: Path) -> None:
+    from stcl.engine.trainer import is_first_process
+
+    if is_first_process():
+        print(f"Finished: {run}. Measure it with: stcl evaluate {run}")
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

@@ -27,6 +27,18 @@ class CheckpointError(StclError):
     """A checkpoint is damaged or belongs to another network."""
 
 
+class TrainingError(StclError):
+    """Training cannot go on: losses that are no numbers, a full disk; the last good checkpoint stays."""
+
+
+class TrainingStopped(StclError):  # noqa: N818  not a mistake
+    """Training was asked to stop and has saved all that it needs to go on; ``status`` is the process's exit status."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class MissingExtraError(StclError, ImportError):
     """An optional dependency is not installed."""
 

@@ -20,15 +20,42 @@ _FLOW_SCALE = 64.0  # KITTI: value = flow * 64 + 2^15
 _FLOW_OFFSET = 2**15
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that other processes see all of it or none: a temporary neighbour, then a rename."""
+def write_atomic(
+    path: Path, content: bytes | memoryview, durable: bool = False, keep_as: Path | None = None
+) -> None:
+    """Write a file so that other processes see all of it or none: a temporary neighbour, then a rename.
+
+    Args:
+        path: its folder is made.
+        content: what the file shall hold.
+        durable: wait until the disk has it, so that the file is whole after a power cut, too.
+        keep_as: name for the file that was there before, moved only once the new one is whole.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        temporary.write_bytes(content)
+        with temporary.open("wb") as file:
+            file.write(content)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        if keep_as is not None and path.exists():
+            path.replace(keep_as)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    if durable:
+        _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Wait until the disk has a folder's renames; systems that cannot open a folder keep them by themselves."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def encode_image(image: NDArray[np.uint8] | NDArray[np.uint16], suffix: str = ".png", quality: int = 95) -> bytes:

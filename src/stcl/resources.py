@@ -20,7 +20,7 @@ def config_folder() -> Path:
 
 def list_configs() -> list[str]:
     """Names of the built-in configurations: paths below the folder, without ``.yaml``."""
-    return _names(config_folder(), ".yaml")
+    return [name for name in _names(config_folder(), ".yaml") if not name.startswith("presets/")]
 
 
 def config_path(name: str | Path) -> Path:
@@ -32,7 +32,17 @@ def config_path(name: str | Path) -> Path:
     own = Path(name)
     if own.suffix in (".yaml", ".yml") and own.is_file():
         return own
-    return _find(config_folder(), str(name), ".yaml", "configuration")
+    return _find(config_folder(), list_configs(), str(name), ".yaml", "configuration")
+
+
+def list_presets() -> list[str]:
+    """Names of the presets: what fits on a card of so much memory, the smallest first."""
+    return sorted(_names(config_folder() / "presets", ".yaml"), key=lambda name: (len(name), name))
+
+
+def preset_path(name: str) -> Path:
+    """Path of a preset, a part of a configuration; ``name`` is one of :func:`list_presets`."""
+    return _find(config_folder() / "presets", list_presets(), name, ".yaml", "preset", own=False)
 
 
 def list_weights() -> list[str]:
@@ -49,17 +59,16 @@ def weights_path(name: str | Path) -> Path:
     own = Path(name)
     if own.suffix == ".safetensors" and own.is_file():
         return own
-    return _find(_PACKAGE / "weights", str(name), ".safetensors", "weights file")
+    return _find(_PACKAGE / "weights", list_weights(), str(name), ".safetensors", "weights file")
 
 
 def _names(folder: Path, suffix: str) -> list[str]:
     return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob(f"*{suffix}"))
 
 
-def _find(folder: Path, name: str, suffix: str, kind: str) -> Path:
-    known = _names(folder, suffix)
+def _find(folder: Path, known: list[str], name: str, suffix: str, kind: str, own: bool = True) -> Path:
     stem = name.removesuffix(suffix)
     if stem not in known:
         listed = unknown_name(kind, name, known) if known else f"Unknown {kind} '{name}': none comes with this install."
-        raise SettingError(f"{listed} A path to a {suffix} file of your own works too.")
+        raise SettingError(listed + (f" A path to a {suffix} file of your own works too." if own else ""))
     return folder / f"{stem}{suffix}"

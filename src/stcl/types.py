@@ -96,9 +96,10 @@ class VideoClip:
             flows={key: change(flow) for key, flow in self.flows.items()},
         )
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "VideoClip":
-        """The clip on ``device``."""
-        return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+    def to(self, device: torch.device | str) -> "VideoClip":
+        """The clip on ``device``; the host does not wait for a copy from page-locked memory to a GPU."""
+        onwards = torch.device(device).type == "cuda"  # on the way back it must wait, or it would read too early
+        return self.map(lambda tensor: tensor.to(device, non_blocking=onwards))
 
     def to_float(self) -> "VideoClip":
         """The clip with frames of float32 0..1 instead of bytes."""
@@ -114,12 +115,12 @@ class VideoClip:
         return replace(self.map(lambda tensor: tensor[index]), names=names)
 
     def restrict(self, spec: ClipSpec) -> "VideoClip":
-        """The part of the clip that ``spec`` names: fewer frames, labels and flows."""
+        """The part of the clip that ``spec`` names: fewer frames, labels and flows; views where it can be."""
         order = [self._position(offset) for offset in spec.frames]
         return replace(
             self,
-            frames=self.frames[..., order, :, :, :],
-            labels=None if self.labels is None else self.labels[..., order, :, :],
+            frames=_take(self.frames, order, -4),
+            labels=None if self.labels is None else _take(self.labels, order, -3),
             flows={key: self.flow(*key) for key in spec.flows},
             offsets=spec.frames,
         )
@@ -132,6 +133,13 @@ class VideoClip:
         if offset not in self.offsets:
             raise SettingError(f"Frame offset {offset} was not asked for by the clip spec; it has {self.offsets}.")
         return self.offsets.index(offset)
+
+
+def _take(tensor: Tensor, order: list[int], axis: int) -> Tensor:
+    """``tensor`` at the places ``order`` along ``axis``; no index goes to the device, for which the host would wait."""
+    if order == list(range(order[0], order[0] + len(order))):
+        return tensor.narrow(axis, order[0], len(order))
+    return torch.stack([tensor.select(axis, place) for place in order], axis)
 
 
 def stack_clips(clips: list[VideoClip]) -> VideoClip:

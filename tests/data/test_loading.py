@@ -1,14 +1,20 @@
 import itertools
+import multiprocessing
+import os
+import signal
+import time
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
+from lightning.fabric.utilities import move_data_to_device
 
 from stcl.data import ClipDataset, ClipSampler, get_dataset, make_eval_loader, make_loader
 from stcl.data.io import write_image
 from stcl.errors import DataError, SettingError
 from stcl.labels import get_space
-from stcl.types import ClipSpec
+from stcl.types import ClipSpec, VideoClip
 
 SPACE = get_space("synthia_seq-cityscapes_seq")
 
@@ -44,6 +50,21 @@ def test_fewer_clips_than_the_batch():
     assert np.bincount(np.concatenate(batches)).tolist() == [16, 16, 16]
 
 
+def test_shares_of_all_processes_are_the_batch_of_one():
+    whole = ClipSampler(10, 12, seed=5)  # longer than the data set: shares cross from one epoch to the next
+    for world in (1, 2, 3, 4, 12):
+        shares = [ClipSampler(10, 12, seed=5, rank=rank, world=world) for rank in range(world)]
+        for step in (0, 1, 2, 17):
+            parts = [share.batch(step) for share in shares]
+            assert {len(part) for part in parts} == {12 // world}
+            assert list(itertools.chain(*parts)) == whole.batch(step)
+
+
+def test_a_batch_that_cannot_be_shared():
+    with pytest.raises(SettingError, match=r"batch_size 3 cannot be split over 2 devices: .* a multiple of 2\."):
+        ClipSampler(10, 3, seed=0, rank=0, world=2)
+
+
 @pytest.mark.parametrize("wrong", [{"length": 0}, {"batch_size": 0}, {"seed": -1}, {"start_step": -1}])
 def test_wrong_settings(wrong):
     with pytest.raises(SettingError, match=next(iter(wrong))):
@@ -71,6 +92,27 @@ def test_eval_loader_passes_once_in_order(clips, workers):
     assert [name for batch in batches for name in batch.names] == [clips[i].names[0] for i in range(6)]
 
 
+def test_eval_loader_of_a_share(clips):
+    for share in ([1, 2, 5], []):
+        batches = list(make_eval_loader(clips, batch_size=2, share=share))
+        assert [name for batch in batches for name in batch.names] == [clips[i].names[0] for i in share]
+
+
+def test_workers_go_on_when_the_run_is_asked_to_stop(clips):
+    """The main process finishes its step and then ends them."""
+    batches = iter(make_loader(clips, 2, seed=0, workers=1))
+    expected = [batch.names for batch in itertools.islice(make_loader(clips, 2, seed=0), 12)]
+    names = [next(batches).names]
+    (worker,) = multiprocessing.active_children()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        os.kill(worker.pid, number)
+    names += [next(batches).names for _ in range(11)]
+    assert worker.is_alive() and names == expected
+    started = time.monotonic()
+    del batches
+    assert not worker.is_alive() and time.monotonic() - started < 4
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_damaged_file_is_one_clear_sentence(clips, workers):
     path = clips.refs(0)[0].image
@@ -79,6 +121,14 @@ def test_a_damaged_file_is_one_clear_sentence(clips, workers):
         list(make_eval_loader(clips, workers=workers))
     assert str(caught.value).startswith(f"PNG file {path} is cut off")
     assert "Traceback" not in str(caught.value)
+
+
+def test_the_host_waits_for_a_copy_only_where_it_reads_it():
+    clip = VideoClip(Mock(), Mock(), {(0, -1): Mock()}, (0, -1))
+    for device, onwards in (("cuda", True), ("cuda:1", True), ("cpu", False)):
+        move_data_to_device({"source": clip}, torch.device(device))  # as Lightning does with a batch
+        for tensor in (clip.frames, clip.labels, clip.flows[0, -1]):
+            tensor.to.assert_called_with(torch.device(device), non_blocking=onwards)
 
 
 def test_sizes_of_one_batch_must_agree(clips):

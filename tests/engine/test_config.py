@@ -4,8 +4,8 @@ import pytest
 
 from stcl import resources
 from stcl.engine.config import load_settings, merge, parse_overrides, read_yaml, set_key
+from stcl.engine.networks import resolve_weights
 from stcl.engine.settings import Settings
-from stcl.engine.train import resolve_weights
 from stcl.errors import SettingError
 
 SHIPPED = [name for name in resources.list_configs() if "name" in read_yaml(resources.config_path(name))["method"]]
@@ -184,3 +184,83 @@ def test_an_override_makes_groups_and_is_laid_over_them():
 def test_overrides_that_cannot_be_read(write, words, message):
     with pytest.raises(SettingError, match=message):
         load_settings(write(WHOLE), words)
+
+
+# presets
+
+
+PUBLISHED = "synthia_seq-cityscapes_seq/stcl"
+
+
+def fitted(name: str, *overrides: str, config: str = PUBLISHED) -> Settings:
+    return load_settings(resources.config_path(config), list(overrides), name)
+
+
+@pytest.mark.parametrize("name", resources.list_presets())
+def test_a_preset_states_what_memory_depends_on_and_nothing_else(name):
+    layer = read_yaml(resources.preset_path(name))
+    assert set(layer.pop("training")) == {"batch_size", "precision", "gradient_checkpointing"}
+    assert layer in ({}, {"method": {"preparation": layer.get("method", {}).get("preparation")}})
+    assert set(layer.get("method", {}).get("preparation", {})) <= {"crop"}
+    plain, settings = fitted(None), fitted(name)  # type: ignore[arg-type]
+    assert settings.network == plain.network and settings.source == plain.source
+    assert settings.method["preparation"].match_histogram == plain.method["preparation"].match_histogram
+
+
+def test_presets_are_listed_by_size_and_are_no_configurations():
+    assert resources.list_presets() == ["8gb", "16gb", "24gb", "80gb"]
+    assert not [name for name in resources.list_configs() if "gb" in name]
+    with pytest.raises(
+        SettingError, match=r"Unknown preset '9gb'\. Did you mean '8gb'\? Known: 8gb, 16gb, 24gb, 80gb\.$"
+    ):
+        fitted("9gb")
+    with pytest.raises(SettingError, match="Unknown configuration 'presets/8gb'"):
+        resources.config_path("presets/8gb")
+
+
+def test_a_preset_lies_between_the_configuration_and_the_overrides():
+    assert fitted("8gb").training.precision == "bf16-mixed"
+    settings = fitted("8gb", "--training.precision", "16-mixed")
+    assert (settings.training.precision, settings.training.gradient_checkpointing) == ("16-mixed", True)
+    assert settings.training.steps == fitted("16gb").training.steps == 40_000
+
+
+@pytest.fixture
+def own_preset(write, tmp_path, monkeypatch):
+    """``own_preset(text, *overrides)``: settings under a preset ``8gb`` with this text; all clips are 640x320."""
+    path = write(WHOLE + "training: {workers: 0}\n")
+    (tmp_path / "presets").mkdir()
+    monkeypatch.setattr(resources, "config_folder", lambda: tmp_path)
+
+    def load(text: str, *overrides: str) -> Settings:
+        write(text, "presets/8gb.yaml")
+        sizes = ["--source.size", "[640, 320]", "--target.size", "[640, 320]"]
+        return load_settings(path, [*sizes, *overrides], "8gb")
+
+    return load
+
+
+@pytest.mark.parametrize(
+    ("overrides", "crop"),
+    [
+        ((), (512, 256)),
+        (("--target.size", "[512, 256]"), (512, 256)),  # cuts the source alone
+        (("--target.size", "[384, 192]"), (384, 192)),
+        (("--source.size", "[512, 256]", "--target.size", "[512, 256]"), None),
+        (("--source.size", "[256, 128]", "--target.size", "[256, 128]"), None),
+        (("--source.size", "null", "--target.size", "[384, 192]"), (384, 192)),
+        (("--method.preparation.crop", "[128, 64]"), (128, 64)),
+        (("--method.preparation.crop", "null"), None),
+    ],
+)
+def test_a_presets_crop_is_an_upper_bound(own_preset, overrides, crop):
+    settings = own_preset("method: {preparation: {crop: [512, 256]}}", *overrides)
+    assert settings.method["preparation"].crop == crop
+    assert settings.training.workers == 0
+
+
+def test_a_message_names_the_preset(own_preset):
+    with pytest.raises(SettingError, match=r"^.*8gb\.yaml, group training: Unknown key 'batchsize'"):
+        own_preset("training: {batchsize: 1}")
+    with pytest.raises(SettingError, match=r"^command line, group training: Unknown key 'step'"):
+        own_preset("training: {batch_size: 1}", "--training.step", "7")

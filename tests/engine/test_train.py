@@ -1,21 +1,20 @@
 """Training: what it opens, what decides its result, what it leaves behind, and how it ends early."""
 
 import json
-import os
 import shutil
-import signal
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import stcl
 from stcl.data.io import write_image, write_label
 from stcl.engine import train as module
 from stcl.engine.config import load_settings
-from stcl.engine.train import build_method, build_network, train
-from stcl.errors import CheckpointError, DataError, SettingError
+from stcl.engine.networks import build_method, build_network
+from stcl.engine.train import train
+from stcl.errors import CheckpointError, DataError, SettingError, TrainingError
 from stcl.methods import METHODS, STCL, AdaptationMethod
 from stcl.models import ResNet
 from stcl.models.weights import read_weights
@@ -122,10 +121,12 @@ def test_a_run_starts_from_the_weights_of_another(make_settings, trained, tmp_pa
 
 WHOLE_RUN = {
     "config.yaml",
+    "run.json",
     "metrics.csv",
     "status.json",
     "model.safetensors",
     "checkpoints/last.ckpt",
+    "checkpoints/previous.ckpt",
     "events/events.out.tfevents",
     "events/hparams.yaml",
 }
@@ -139,7 +140,7 @@ def test_a_finished_run_holds_exactly_these_files(make_settings, tmp_path):
     assert load_settings(out / "config.yaml").as_dict() == settings.as_dict()
     status = json.loads((out / "status.json").read_text())
     assert status["finished"] is True
-    assert status["steps"] == 3
+    assert (status["state"], status["step"], status["steps"]) == ("finished", 3, 3)
     assert 0 < status["seconds"] < 60
     header, *rows = (out / "metrics.csv").read_text().splitlines()
     assert {"step", "loss/source", "loss/total"} <= set(header.split(","))
@@ -150,8 +151,20 @@ def test_a_finished_run_holds_exactly_these_files(make_settings, tmp_path):
     assert metadata["selection"] == "last EMA weights"
 
 
-def test_a_short_run_has_no_checkpoint(trained):
-    assert files(trained) == WHOLE_RUN - {"checkpoints/last.ckpt"}
+def test_a_short_run_has_one_checkpoint(trained):
+    """That of its last step."""
+    assert files(trained) == WHOLE_RUN - {"checkpoints/previous.ckpt"}
+
+
+def test_a_run_says_what_it_is(trained, streets):
+    record = json.loads((trained / "run.json").read_text())
+    assert record["command"] and record["started"] and record["code"]["version"] == stcl.__version__
+    assert record["environment"]["torch"] == torch.__version__
+    assert record["environment"]["packages"]["lightning"]
+    source, target = record["data"]["source"], record["data"].get("target")
+    assert (source["name"], source["frames"], source["labelled"]) == ("synthia_seq", 6, 6)
+    assert source["root"] == str(streets / "source")
+    assert len(source["digest"]) == 32 and target is None  # plain source only looks at no target frame
 
 
 def test_a_folder_holds_one_run(make_settings, trained):
@@ -185,7 +198,11 @@ def test_a_folder_holds_one_run(make_settings, trained):
         ),
         ({"training": {"devices": 0}}, SettingError, r"training\.devices 0 .* cannot be used here"),
         ({"training": {"devices": "some"}}, SettingError, r"training\.devices 'some' .* cannot be used here"),
-        ({"training": {"devices": 2}}, SettingError, r"training\.devices 2 is 2 devices; a run uses one"),
+        (
+            {"training": {"devices": 2, "batch_size": 3}},
+            SettingError,
+            r"training\.batch_size 3 cannot be split over 2 devices: .*multiple of 2",
+        ),
         ({"source": {"root": "/nowhere"}}, DataError, "Root /nowhere of data set 'synthia_seq' does not exist"),
         ({"target": {"frames": "labeled"}}, SettingError, "Unknown choice of frames 'labeled'"),
         ({"method": {"teacher": {"interval": 9}}}, DataError, "no clip fits"),
@@ -230,7 +247,7 @@ def test_an_error_of_the_loader_comes_through_fit(workers, make_settings, street
         run(settings, tmp_path / "run")
     assert not (tmp_path / "run" / "model.safetensors").exists()
     with pytest.raises(
-        SettingError, match=r"run holds an unfinished run\. Choose another folder with --out, or remove"
+        SettingError, match=r"run holds an unfinished run\. Go on with it: stcl train --resume .*run; or choose another"
     ):
         run(settings, tmp_path / "run")
 
@@ -243,25 +260,8 @@ def test_a_damaged_target_frame_stops_the_calibration(make_settings, streets, tm
     options = {"preparation": {"match_histogram": False}, "evaluation_statistics": "target"}
     with pytest.raises(DataError, match=r"leftImg8bit\.png is empty"):
         run(make_settings("source_only", method=options, **roots), tmp_path / "run")
-    assert files(tmp_path / "run") & {"model.safetensors", "status.json"} == set()
-
-
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_is_unfinished(stop, make_settings, tmp_path, monkeypatch):
-    """Lightning answers both signals with SystemExit, SIGTERM even with status 0."""
-
-    def stopped(self, batch, index):
-        os.kill(os.getpid(), stop)
-        time.sleep(0.01)
-        return sum(parameter.sum() for parameter in self.parameters())
-
-    monkeypatch.setattr(STCL, "training_step", stopped)
-    handler = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        run(make_settings(training={"steps": 50}), tmp_path / "run")
-    assert signal.getsignal(signal.SIGINT) is handler
-    assert (tmp_path / "run" / "config.yaml").is_file()
-    assert not (tmp_path / "run" / "model.safetensors").exists()
+    assert "model.safetensors" not in files(tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "failed"
 
 
 def test_a_killed_loader_process(make_settings, tmp_path, monkeypatch):
@@ -269,7 +269,7 @@ def test_a_killed_loader_process(make_settings, tmp_path, monkeypatch):
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
 
     monkeypatch.setattr(STCL, "training_step", killed)
-    with pytest.raises(SettingError, match=r"A loader process died .*lower training\.workers or training\.batch_size"):
+    with pytest.raises(TrainingError, match=r"A loader process died .*lower training\.workers or training\.batch_size"):
         run(make_settings(), tmp_path / "run")
 
 
@@ -278,18 +278,32 @@ def test_a_full_device(make_settings, tmp_path, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nmore")
 
     monkeypatch.setattr(STCL, "training_step", full)
-    with pytest.raises(
-        SettingError, match=r"memory is too small \(CUDA out of .*20 GiB\.\)\. Make training\.batch_size"
-    ):
+    message = r"memory is too small \(CUDA out of .*20 GiB\.\)\. .*--preset 24gb.*training\.batch_size \(now 2\)"
+    with pytest.raises(TrainingError, match=message):
         run(make_settings(), tmp_path / "run")
 
 
 def test_a_diverged_training_is_no_result(make_settings, tmp_path):
     options = {"optimization": {"learning_rate": 1e30}}
-    settings = make_settings("source_only", training={"steps": 4}, method=options)
-    with pytest.raises(SettingError, match=r"Training diverged: .*Lower method\.optimization\.learning_rate"):
+    settings = make_settings("source_only", training={"steps": 9, "skipped_steps": 2}, method=options)
+    with pytest.raises(TrainingError, match=r"Training stopped: .*lower method\.optimization\.learning_rate"):
         run(settings, tmp_path / "run")
-    assert files(tmp_path / "run") & {"model.safetensors", "status.json"} == set()
+    assert "model.safetensors" not in files(tmp_path / "run")
+
+
+def test_weights_that_are_no_numbers_are_no_result(make_settings, tmp_path, monkeypatch):
+    """The last look before anything is written."""
+    settings = make_settings("source_only", method={"evaluation_statistics": "running"})
+    end = AdaptationMethod.on_train_end
+
+    def spoil(self):
+        end(self)
+        next(self.average.network.parameters()).fill_(float("nan"))
+
+    monkeypatch.setattr(AdaptationMethod, "on_train_end", spoil)
+    with pytest.raises(TrainingError, match="Training diverged"):
+        run(settings, tmp_path / "run")
+    assert "model.safetensors" not in files(tmp_path / "run")
 
 
 def test_defects_keep_their_traceback(make_settings, tmp_path, monkeypatch):

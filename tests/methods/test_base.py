@@ -6,7 +6,7 @@ import torch
 import stcl.methods.base as base
 from stcl.errors import SettingError
 from stcl.methods import Optimization, Preparation
-from stcl.methods.base import segment_together
+from stcl.models.joint import segment_together
 from stcl.types import ClipSpec, FramePair
 
 PAIR = ClipSpec(frames=(0, -1), flows=((0, -1),), labels=(0, -1))
@@ -126,6 +126,58 @@ def test_flow_of_a_rescaled_clip_is_in_its_own_pixels(make_method, data):
     height, width = source.size
     torch.testing.assert_close(source.flow(0, -1)[:, 0], torch.full((4, height, width), 6.0 * width / 72))
     torch.testing.assert_close(source.flow(0, -1)[:, 1], torch.full((4, height, width), 4.0 * height / 40))
+
+
+def test_a_crop_cuts_frames_labels_and_flow_at_one_place(make_method, data):
+    for clip in data.values():  # every pixel of every tensor says where it lies
+        place = torch.arange(clip.size[0] * clip.size[1], dtype=torch.float).view(clip.size)
+        clip.flows[0, -1][:] = place
+        clip.frames[:] = (place % 251).to(torch.uint8)
+        if clip.labels is not None:
+            clip.labels[:] = (place % 12).to(torch.uint8)
+    tops = set()
+    for seed in range(4):
+        for raw, clip in zip(data.values(), prepared(make_method, data, seed, flip=0.0, crop=(48, 32)), strict=True):
+            assert clip.size == (32, 48) and clip.frames.shape == (4, 2, 3, 32, 48)
+            first = int(clip.flow(0, -1)[0, 0, 0, 0])
+            top, left = divmod(first, raw.size[1])
+            tops.add((raw.size, top, left))
+            cut = (..., slice(top, top + 32), slice(left, left + 48))
+            assert torch.equal(clip.flow(0, -1), raw.flow(0, -1)[cut])
+            assert torch.equal(clip.frames, raw.frames[cut].float() / 255)
+            assert clip.labels is None or torch.equal(clip.labels, raw.labels[cut])
+    assert len(tops) > 4  # drawn anew for every seed
+
+
+def test_a_crop_lies_at_the_same_relative_place_in_source_and_target(make_method, make_run, make_clip):
+    data = {"source": make_clip(PAIR, 2, (64, 128), 0)}
+    data["target"] = data["source"].restrict(PAIR.without_labels())
+    method = make_method("source_only", preparation=Preparation(flip=0.0, crop=(64, 32)))
+    run, seen = make_run(method), []
+    for step in (0, 1, 0):
+        run.trainer.global_step = step
+        source, target = method.prepare(data, method.step_generator())
+        assert torch.equal(source.frames, target.frames)
+        seen.append(source.frames)
+    assert torch.equal(seen[0], seen[2]) and not torch.equal(seen[0], seen[1])
+
+
+def test_a_crop_comes_after_the_rescaling_and_must_fit(make_method, data):
+    assert prepared(make_method, data, rescale=(0.8, 2.0), crop=(48, 32))[0].size == (32, 48)
+    with pytest.raises(SettingError, match=r"method\.preparation\.crop is 64x40 px, but clips have 64x32 px .*smaller"):
+        prepared(make_method, data, crop=(64, 40))
+    with pytest.raises(SettingError, match=r"crop is 72x40 px, but clips have 40x24 px .*rescale"):
+        prepared(make_method, data, rescale=(0.6, 0.6), crop=(72, 40))
+    with pytest.raises(SettingError, match=r"crop is .*at least 32 and divisible by 8, not \[100, 64\]"):
+        Preparation(crop=(100, 64))
+
+
+@pytest.mark.parametrize("name", ["source_only", "stcl"])
+def test_a_method_trains_on_windows(make_method, make_batch, make_run, name):
+    method = make_method(name, preparation=Preparation(crop=(64, 32)))
+    run = make_run(method)
+    for seed in range(2):
+        assert run.step(make_batch(method, seed=seed, size=(48, 96), source_size=(56, 128)))["loss/total"] > 0
 
 
 @pytest.mark.parametrize("name", ["source_only", "stcl"])

@@ -12,7 +12,7 @@ from stcl.methods import Preparation
 from stcl.methods.settings import Alignment, FeatureFusion, SequenceFusion, Teacher
 from stcl.models.statistics import norm_layers
 from stcl.ops.losses import segmentation_loss
-from stcl.ops.pseudo_labels import PseudoLabels, pixel_weights, pseudo_labels
+from stcl.ops.pseudo_labels import PseudoLabels, class_probabilities, pixel_weights, pseudo_labels
 from stcl.types import ClipSpec, FramePair, SegOutput
 
 PLAIN = Preparation(flip=0.0)
@@ -42,6 +42,10 @@ def values(run, data, frozen=True):
     """Loss terms as numbers; ``frozen``: without dropout and batch statistics, by which terms touch each other."""
     run.method.network.train(not frozen)
     return {name: term.item() for name, term in run.losses(data).items()}
+
+
+def labels_of(logits, size, flow=None):
+    return pseudo_labels(class_probabilities(logits, size), flow)
 
 
 class Watch:
@@ -81,7 +85,7 @@ def test_interval_zero_labels_a_frame_by_itself(make_stcl, make_batch):
     assert method.target_spec == ClipSpec(frames=(0, -1), flows=((0, -1),))
     _, target = prepared(method, make_batch(method))
     pseudo, _ = method.label_target(target)
-    expected = pseudo_labels(method.average(target.pair()).logits, target.size)
+    expected = labels_of(method.average(target.pair()).logits, target.size)
     assert torch.equal(pseudo.labels, expected.labels)
 
 
@@ -91,12 +95,12 @@ def test_labels_of_t_are_the_teachers_view_of_the_earlier_pair_warped_to_t(make_
     _, target = prepared(method, make_batch(method))
     pseudo, previous = method.label_target(target)
     logits = method.average(target.pair(-h, -h - 1)).logits
-    expected = pseudo_labels(logits, target.size, target.flow(0, -h))
+    expected = labels_of(logits, target.size, target.flow(0, -h))
     assert torch.equal(pseudo.labels, expected.labels)
     assert torch.equal(pseudo.confidence, expected.confidence)
     assert (pseudo.labels == IGNORE).any()  # what was outside the earlier frame
     at_previous = logits if h == 1 else method.average(FramePair(target.frame(-1))).logits
-    assert torch.equal(previous.labels, pseudo_labels(at_previous, target.size).labels)
+    assert torch.equal(previous.labels, labels_of(at_previous, target.size).labels)
 
 
 def test_labels_of_a_flipped_clip_are_the_flipped_labels(make_stcl, make_batch):
@@ -178,7 +182,7 @@ def labelled_as(method, target):
         {"start": method.start} if method.start is not None else {}
     )
     views = {
-        name: pseudo_labels(network(target.pair(-1, -2)).logits, target.size, target.flow(0, -1)).confidence
+        name: labels_of(network(target.pair(-1, -2)).logits, target.size, target.flow(0, -1)).confidence
         for name, network in networks.items()
     }
     return {name for name, confidence in views.items() if torch.equal(confidence, found)}
@@ -332,7 +336,8 @@ def test_one_pass_for_each_domain(make_stcl, make_batch, monkeypatch):
     method, run = make_stcl(alignment=Alignment(pairs=2))
     watch = Watch(method, monkeypatch)
     run.losses(make_batch(method))
-    assert [len(pair.current) for pair in watch.pairs] == [2 + 2, 2 + 2 + 2]  # x_s, F_s; both pairs of x_t, F_t
+    assert [len(pair.current) for pair in watch.pairs] == [2 + 2, 2 + 2]  # x_s, F_s; x_t, F_t
+    assert [len(pair.previous) for pair in watch.pairs] == [2 + 2, 2 + 2 + 2]  # both earlier frames of x_t
 
 
 @pytest.mark.parametrize("weighting", ["none", "threshold", "share"])
@@ -649,7 +654,7 @@ def test_alignment_along_time_uses_the_pair_before_the_earlier_one(make_stcl, ma
     run.losses(data)
     _, target = prepared(method, data)
     pair = watch.pairs[1]
-    assert torch.equal(pair.current[:2], pair.current[2:4])
+    assert torch.equal(pair.current[:2], target.frame(0))
     assert torch.equal(pair.previous[:4], torch.cat((target.frame(-1), target.frame(-3))))
     assert torch.equal(pair.flow[:4], torch.cat((target.flow(0, -1), target.flow(0, -3))))
 

@@ -56,6 +56,19 @@ def test_pixels_are_counted_on_the_grid_of_the_features():
     assert not class_centroids(features, labels, CLASSES, minimum_pixels=9).present.any()
 
 
+def test_autocast_does_not_round_centroids():
+    features = torch.randn(2, CHANNELS, 8, 10, generator=generator())
+    labels = torch.randint(0, CLASSES, (2, 8, 10), generator=generator(1))
+    pairs = [class_centroids(features + shift, labels, CLASSES) for shift in (0, 1)]
+    weights = torch.tensor([0.3, 0.7])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = [class_centroids(features + shift, labels, CLASSES) for shift in (0, 1)]
+        together, loss = aggregate(inside, weights), contrastive(inside[0], inside[1])
+    assert all(torch.equal(a.mean, b.mean) for a, b in zip(inside, pairs, strict=True))
+    assert torch.equal(together.mean, aggregate(pairs, weights).mean)
+    assert torch.equal(loss, contrastive(*pairs))
+
+
 def test_ignored_pixels_have_no_centroid():
     labels = torch.full((1, 4, 4), IGNORE)
     features = torch.rand(1, CHANNELS, 4, 4, requires_grad=True)

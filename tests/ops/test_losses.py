@@ -97,6 +97,36 @@ def test_half_precision_scores_are_summed_in_single():
     torch.testing.assert_close(loss, cross_entropy(logits.bfloat16().float(), labels))
 
 
+@pytest.mark.parametrize("size", [SIZE, (3, 4), (4, 12)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_gradient_equals_torchs(size, layout, dtype):
+    labels, weight = random_labels(), torch.rand(2, *SIZE, generator=generator(4))
+    logits = (3 * random_logits(size=size)).to(dtype).contiguous(memory_format=layout).requires_grad_()
+    large = F.interpolate(logits.float(), SIZE, mode="bilinear", align_corners=True)
+    each = F.cross_entropy(large, labels, ignore_index=IGNORE, reduction="none")
+    (expected,) = torch.autograd.grad(7 * (each * weight).sum() / (labels != IGNORE).sum(), logits)
+    (found,) = torch.autograd.grad(7 * cross_entropy(logits, labels, weight), logits)
+    torch.testing.assert_close(found, expected)
+    assert found.dtype == dtype
+
+
+def test_autocast_does_not_touch_the_loss():
+    labels, logits = random_labels(), random_logits(size=(3, 4)).requires_grad_()
+    expected = cross_entropy(logits, labels)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = cross_entropy(logits, labels)
+    assert torch.equal(found, expected)
+    assert torch.equal(*(torch.autograd.grad(loss, logits)[0] for loss in (found, expected)))
+
+
+def test_nothing_of_full_size_waits_for_the_backward_pass():
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda x: x):
+        cross_entropy(random_logits(size=(2, 3)).requires_grad_(), random_labels())
+    assert max(kept) <= 2 * CLASSES * 2 * 3
+
+
 def test_auxiliary_scores_add_their_share():
     labels, main, aux = random_labels(), random_logits(), random_logits(3, (4, 6))
     expected = cross_entropy(main, labels) + 0.1 * cross_entropy(aux, labels)

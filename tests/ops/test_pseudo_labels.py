@@ -4,7 +4,13 @@ import torch.nn.functional as F
 
 from stcl.errors import SettingError
 from stcl.labels import IGNORE
-from stcl.ops.pseudo_labels import PseudoLabels, ignore_unsure, pixel_weights, pseudo_labels
+from stcl.ops.pseudo_labels import (
+    PseudoLabels,
+    class_probabilities,
+    ignore_unsure,
+    pixel_weights,
+    pseudo_labels,
+)
 from stcl.ops.warp import flip_flow, inside
 
 CLASSES, SIZE = 4, (8, 12)
@@ -25,9 +31,13 @@ def logits_of(labels, probability):
     return torch.where(hot == 1, probability, share).log()
 
 
+def labels_of(logits, size, flow=None):
+    return pseudo_labels(class_probabilities(logits, size), flow)
+
+
 def test_arg_max_and_its_probability():
     logits = random_logits()
-    labels, confidence = pseudo_labels(logits, SIZE)
+    labels, confidence = labels_of(logits, SIZE)
     assert torch.equal(labels, logits.argmax(1))
     torch.testing.assert_close(confidence, logits.softmax(1).amax(1))
     assert labels.dtype == torch.int64
@@ -38,12 +48,12 @@ def test_thresholds_apply_to_probabilities_never_to_logits():
     labels = torch.zeros(1, *SIZE, dtype=torch.long)
     logits = logits_of(labels, 0.8) + 5  # every score lies above 0.9, and scores are free of their offset
     assert (logits > 0.9).all()
-    pseudo = pseudo_labels(logits, SIZE)
+    pseudo = labels_of(logits, SIZE)
     assert (ignore_unsure(pseudo, 0.9) == IGNORE).all()
     assert (ignore_unsure(pseudo, 0.7) == 0).all()
     # scaled scores keep the arg-max but not the confidence
     for scale, sure in ((1.0, 0.0), (2.0, 1.0)):
-        scaled = pseudo_labels(logits * scale, SIZE)
+        scaled = labels_of(logits * scale, SIZE)
         assert torch.equal(scaled.labels, pseudo.labels)
         assert pixel_weights(scaled.confidence, "threshold", 0.9).mean() == sure
 
@@ -53,7 +63,7 @@ def test_labels_move_with_the_flow():
     labels = torch.zeros(1, *SIZE, dtype=torch.long)
     labels[:, 4:6, 6:9] = 2
     flow = torch.tensor((3.0, 1.0)).view(1, 2, 1, 1).expand(1, 2, *SIZE)
-    moved = pseudo_labels(logits_of(labels, 0.99), SIZE, flow).labels
+    moved = labels_of(logits_of(labels, 0.99), SIZE, flow).labels
     expected = torch.zeros(1, *SIZE, dtype=torch.long)
     expected[:, 3:5, 3:6] = 2
     expected[:, -1:], expected[:, :, -3:] = IGNORE, IGNORE
@@ -62,13 +72,13 @@ def test_labels_move_with_the_flow():
 
 def test_without_motion_the_flow_changes_nothing():
     logits = random_logits()
-    with_flow, without = pseudo_labels(logits, SIZE, torch.zeros(2, 2, *SIZE)), pseudo_labels(logits, SIZE)
+    with_flow, without = labels_of(logits, SIZE, torch.zeros(2, 2, *SIZE)), labels_of(logits, SIZE)
     torch.testing.assert_close(with_flow, without, atol=1e-5, rtol=0)
 
 
 def test_pixels_from_outside_have_no_label_and_no_confidence():
     flow = torch.randn(2, 2, *SIZE, generator=generator(1)) * 6
-    labels, confidence = pseudo_labels(random_logits(), SIZE, flow)
+    labels, confidence = labels_of(random_logits(), SIZE, flow)
     outside = ~inside(flow)
     assert outside.any() and not outside.all()
     assert torch.equal(labels == IGNORE, outside)
@@ -81,22 +91,22 @@ def test_probabilities_are_warped_not_labels():
     labels[..., 6:] = 1
     flow = torch.zeros(1, 2, *SIZE)
     flow[:, 0] = 0.5
-    confidence = pseudo_labels(logits_of(labels, 0.98), SIZE, flow).confidence[0, 0, :-1]
+    confidence = labels_of(logits_of(labels, 0.98), SIZE, flow).confidence[0, 0, :-1]
     expected = torch.full((11,), 0.98)
     expected[5] = (0.98 + 0.02 / 3) / 2
     torch.testing.assert_close(confidence, expected, atol=1e-4, rtol=0)
 
 
 def test_scores_are_upsampled_to_the_frame_before_warping():
-    pseudo = pseudo_labels(random_logits((2, 3)), SIZE, torch.zeros(2, 2, *SIZE))
+    pseudo = labels_of(random_logits((2, 3)), SIZE, torch.zeros(2, 2, *SIZE))
     assert pseudo.labels.shape == pseudo.confidence.shape == (2, *SIZE)
 
 
 def test_flipped_probabilities_are_warped_with_flipped_flow():
     logits = random_logits()
     flow = torch.randn(2, 2, *SIZE, generator=generator(1)) * 3
-    flipped = pseudo_labels(logits.flip(-1), SIZE, flip_flow(flow))
-    there = pseudo_labels(logits, SIZE, flow)
+    flipped = labels_of(logits.flip(-1), SIZE, flip_flow(flow))
+    there = labels_of(logits, SIZE, flow)
     torch.testing.assert_close(flipped.confidence.flip(-1), there.confidence, atol=1e-4, rtol=0)
     assert (flipped.labels.flip(-1) != there.labels).float().mean() < 0.02  # ties within rounding
 
@@ -125,10 +135,10 @@ def test_unsure_pixels_are_ignored():
 
 def test_ignored_stays_ignored_at_threshold_zero():
     flow = torch.full((1, 2, *SIZE), 100.0)
-    pseudo = pseudo_labels(random_logits()[:1], SIZE, flow)
+    pseudo = labels_of(random_logits()[:1], SIZE, flow)
     assert (ignore_unsure(pseudo, 0.0) == IGNORE).all()
 
 
 def test_no_gradient_through_labels():
-    pseudo = pseudo_labels(random_logits().requires_grad_(), SIZE, torch.zeros(2, 2, *SIZE))
+    pseudo = labels_of(random_logits().requires_grad_(), SIZE, torch.zeros(2, 2, *SIZE))
     assert not pseudo.labels.requires_grad and not pseudo.confidence.requires_grad

@@ -1,6 +1,7 @@
 """Loaders: an endless, seeded one whose position is a number, and one that passes once in order."""
 
-from collections.abc import Iterator
+import signal
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -16,28 +17,40 @@ class ClipSampler(Sampler[list[int]]):
     """Endless batches of indices; batch k depends on ``(seed, k)`` only, so a run resumes at any step.
 
     The stream is one permutation of the data set after another (a batch may end one and begin the next, and a data
-    set smaller than a batch fills it by wrapping around); batch k is its positions ``k B .. (k + 1) B - 1``.
+    set smaller than a batch fills it by wrapping around); batch k is its positions ``k B .. (k + 1) B - 1``. Of these,
+    process r of W gives the r-th part, so that all processes together give the batch that one would.
 
     Args:
         length: number of clips.
-        batch_size: B.
+        batch_size: B, of all processes together.
         seed: of the permutations, together with the epoch's number.
         start_step: k of the first batch.
+        rank: r, number of this process.
+        world: W, number of processes.
     """
 
-    def __init__(self, length: int, batch_size: int, seed: int, start_step: int = 0) -> None:
+    def __init__(
+        self, length: int, batch_size: int, seed: int, start_step: int = 0, rank: int = 0, world: int = 1
+    ) -> None:
         if length < 1 or batch_size < 1 or seed < 0 or start_step < 0:
             raise SettingError(
                 f"A clip sampler needs length and batch size of at least 1, seed and start step of at least 0; "
                 f"found length={length}, batch_size={batch_size}, seed={seed}, start_step={start_step}."
             )
+        if batch_size % world:
+            raise SettingError(
+                f"training.batch_size {batch_size} cannot be split over {world} devices: it counts the clips of a step "
+                f"on all devices together. Make it a multiple of {world}."
+            )
         self.length, self.batch_size, self.seed, self.start_step = length, batch_size, seed, start_step
+        self.rank, self.world = rank, world
         self._permutation = (-1, np.empty(0, np.int64))  # epoch and its order
 
     def batch(self, step: int) -> list[int]:
-        """Indices of batch ``step``."""
-        positions = range(step * self.batch_size, (step + 1) * self.batch_size)
-        return [self._index(position) for position in positions]
+        """This process's indices of batch ``step``."""
+        share = self.batch_size // self.world
+        first = step * self.batch_size + self.rank * share
+        return [self._index(position) for position in range(first, first + share)]
 
     def __iter__(self) -> Iterator[list[int]]:
         step = self.start_step
@@ -63,31 +76,43 @@ class ClipLoader(DataLoader[VideoClip]):
 
 
 def make_loader(
-    dataset: ClipDataset, batch_size: int, seed: int, start_step: int = 0, workers: int = 0, pin_memory: bool = False
+    dataset: ClipDataset,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    workers: int = 0,
+    pin_memory: bool = False,
+    rank: int = 0,
+    world: int = 1,
 ) -> ClipLoader:
-    """Endless loader of shuffled batches that begins with batch ``start_step`` of :class:`ClipSampler`."""
-    sampler = ClipSampler(len(dataset), batch_size, seed, start_step)
+    """Endless loader of shuffled batches, see :class:`ClipSampler`; each of the workers prepares two in advance."""
+    sampler = ClipSampler(len(dataset), batch_size, seed, start_step, rank, world)
     return ClipLoader(
         _Guarded(dataset),
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=pin_memory,
-        worker_init_fn=_single_threaded,
+        worker_init_fn=_start_worker,
     )
 
 
 def make_eval_loader(
-    dataset: ClipDataset, batch_size: int = 1, workers: int = 0, pin_memory: bool = False
+    dataset: ClipDataset,
+    batch_size: int = 1,
+    workers: int = 0,
+    pin_memory: bool = False,
+    share: Sequence[int] | None = None,
 ) -> ClipLoader:
-    """Loader of every clip once, in order; the last batch may be smaller."""
+    """Loader of every clip (or those at the indices ``share``) once, in order; the last batch may be smaller."""
     return ClipLoader(
         _Guarded(dataset),
         batch_size=batch_size,
+        sampler=range(len(dataset)) if share is None else share,
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=pin_memory,
-        worker_init_fn=_single_threaded,
+        worker_init_fn=_start_worker,
     )
 
 
@@ -130,6 +155,13 @@ def _collate(clips: list[VideoClip | DataError]) -> VideoClip | DataError:
     return stack_clips(whole)
 
 
-def _single_threaded(worker: int) -> None:
-    """Workers are the parallelism: OpenCV's own threads would compete with them."""
+def _start_worker(worker: int) -> None:
+    """Workers are the parallelism, so OpenCV starts no threads; and they go on when the run is asked to stop.
+
+    A terminal or a scheduler signals all processes of a run at once, but the main one must finish its step, which may
+    need another batch; then it ends its workers itself.
+    """
     cv2.setNumThreads(0)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):  # Windows has no SIGUSR1
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -38,6 +38,8 @@ LEAST = {
     "training.steps": 1,
     "training.batch_size": 1,
     "training.workers": 0,
+    "training.nodes": 1,
+    "training.skipped_steps": 0,
     "training.log_every": 1,
     "training.checkpoint_every": 1,
     "training.calibration_clips": 1,

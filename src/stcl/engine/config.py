@@ -3,6 +3,7 @@
 ``base: other.yaml`` inherits from a file beside it, or from a shipped configuration by its name.
 """
 
+import re
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,26 @@ import yaml
 from stcl.engine.check import check_settings
 from stcl.engine.settings import Settings
 from stcl.errors import SettingError
-from stcl.resources import config_path
+from stcl.resources import config_path, preset_path
+
+CROP = "method.preparation.crop"
 
 
-def load_settings(path: Path, overrides: list[str] | None = None) -> Settings:
-    """Read a configuration, apply ``--group.key value`` overrides, check it.
+def load_settings(path: Path, overrides: list[str] | None = None, preset: str | None = None) -> Settings:
+    """Read a configuration, lay a preset and then ``--group.key value`` overrides over it, check it.
+
+    Args:
+        path: a YAML file.
+        overrides: words of the command line.
+        preset: a name of :func:`stcl.resources.list_presets`. Its crop is an upper bound: it becomes as small as the
+            clips, and null where it would cut nothing off.
 
     Raises:
         SettingError: names the file, the key, what was found and what is known.
     """
     layers = read_layers(path)
+    if preset is not None:
+        layers = [*read_layers(preset_path(preset)), *layers]
     data = merge_layers(layers)
     pairs = parse_overrides(overrides or [])
     for key, value in pairs.items():
@@ -33,7 +44,13 @@ def load_settings(path: Path, overrides: list[str] | None = None) -> Settings:
             return "command line"
         return next((str(file) for file, layer in layers if _holds(layer, key)), str(path))
 
-    return check_settings(data, where)
+    settings = check_settings(data, where)
+    if preset is not None and CROP not in pairs and (crop := settings.method["preparation"].crop) is not None:
+        sizes = (settings.source.size, settings.target.size)
+        fitted = tuple(min(sides) for sides in zip(crop, *filter(None, sizes), strict=True))
+        set_key(data, CROP, None if sizes == (fitted, fitted) else [*fitted])
+        settings = check_settings(data, where)
+    return settings
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -89,6 +106,7 @@ def parse_overrides(words: list[str]) -> dict[str, Any]:
         if not word.startswith("--") or not word.strip("-"):
             raise SettingError(f"'{word}' is not an override. Overrides look like --training.steps 1000.")
         key, equals, value = word[2:].partition("=")
+        key = re.sub(r"^trainer\.", "training.", key)  # Lightning's name for the same group
         if not equals:
             if not rest or rest[0].startswith("--"):
                 raise SettingError(f"The override --{key} has no value. Overrides look like --training.steps 1000.")

@@ -64,16 +64,22 @@ class DomainData(LightningDataModule):
             self.target = training_clips(settings, settings.target, target_spec.without_labels())
 
     def train_dataloader(self) -> CombinedLoader:
-        """One batch of each domain per step, from the trainer's current step on."""
-        start = self.trainer.global_step if self.trainer is not None else 0
-        training = self.settings.training
+        """This process's share of one batch of each domain per step, from the trainer's current step on."""
+        training, placed = self.settings.training, dict[str, Any]()
+        if self.trainer is not None:
+            placed = {
+                "start_step": self.trainer.global_step,
+                "rank": self.trainer.global_rank,
+                "world": self.trainer.world_size,
+                "pin_memory": self.trainer.strategy.root_device.type == "cuda",
+            }
         loaders = {
             name: make_loader(
                 clips,
                 batch_size=training.batch_size,
                 seed=self.settings.seed * 2 + position,
-                start_step=start,
                 workers=training.workers,
+                **placed,
             )
             for position, (name, clips) in enumerate((("source", self.source), ("target", self.target)))
             if clips is not None

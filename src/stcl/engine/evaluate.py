@@ -1,32 +1,35 @@
 """Evaluation: a trained network on labelled target frames, one confusion matrix, one ``results.json``."""
 
 import json
+import logging
 import math
-import os
-import platform
-import subprocess
 import time
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from lightning.fabric import Fabric
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from rich.progress import track
 
-from stcl import __version__
 from stcl.data import ClipDataset, make_eval_loader
 from stcl.data.io import write_image, write_label
-from stcl.engine.config import load_settings
 from stcl.engine.datamodule import evaluation_clips
+from stcl.engine.folder import RunFolder
+from stcl.engine.networks import load_trained
+from stcl.engine.provenance import describe_code, describe_environment
 from stcl.engine.settings import Settings
-from stcl.engine.train import CONFIG, STATUS, WEIGHTS, load_trained
-from stcl.errors import CheckpointError, DataError, SettingError
+from stcl.engine.trainer import launched_devices
+from stcl.errors import DataError, SettingError
 from stcl.files import write_atomic
 from stcl.labels import LabelSpace
 from stcl.models import VideoSegmenter
 from stcl.ops.losses import upsample
 from stcl.ops.metrics import ConfusionMatrix, iou_from_confusion, mean_iou
+from stcl.ops.processes import gather, rank, sum_over_processes, world_size
 from stcl.types import VideoClip
 
 RESULTS = "results.json"
@@ -43,6 +46,7 @@ def evaluate(
     out: Path | None = None,
     samples: int | None = None,
     quiet: bool = False,
+    devices: int = 1,
 ) -> dict[str, Any]:
     """Measure a finished run on labelled frames of its target data set.
 
@@ -53,33 +57,53 @@ def evaluate(
         out: where ``results.json`` and ``samples/`` go; None takes ``run``.
         samples: how many frames to keep as pictures, evenly spread; None takes the configuration's.
         quiet: no progress bar.
+        devices: how many share the frames; the result is the same. Each further one starts this program once more,
+            unless torchrun or SLURM has done so.
 
     Returns:
         The contents of ``results.json``; scores in percent.
     """
-    if not (run / CONFIG).is_file():
-        raise SettingError(f"{run} is no run folder: it holds no {CONFIG}. Name a folder that 'stcl train' wrote.")
-    settings = load_settings(run / CONFIG)
+    folder = RunFolder(run)
+    settings = folder.settings()
     out = out or run
     out.mkdir(parents=True, exist_ok=True)
-    network = load_trained(settings, run / WEIGHTS).to(device_of(settings))
+    network = load_trained(settings, folder.weights)
     clips = evaluation_clips(settings, split, None if root is None else str(root))
     count = settings.evaluation.samples if samples is None else samples
+    launch(settings, devices)
     started = time.monotonic()
-    _forget(out)
-    matrix = measure(network, clips, settings, out / "samples", count, quiet)
+    if rank() == 0:
+        _forget(out)
+    matrix = measure(network.to(device_of(settings)), clips, settings, out / "samples", count, quiet)
     if not matrix.counts.any():
         raise DataError(
             f"{clips.dataset}: no labelled pixel in {len(clips)} frames has a class of '{settings.space.name}'."
         )
     results = describe(settings, run, clips, matrix.counts.cpu().numpy(), split, time.monotonic() - started)
-    write_atomic(out / RESULTS, json.dumps(results, indent=1).encode())
+    if rank() == 0:
+        write_atomic(out / RESULTS, json.dumps(results, indent=1).encode())
+    gather(None)  # whoever returns may read the file
     return results
 
 
 def device_of(settings: Settings) -> str:
     """Where evaluation runs: on a GPU where there is one, unless the run was trained on the CPU by choice."""
     return "cuda" if torch.cuda.is_available() and settings.training.accelerator != "cpu" else "cpu"
+
+
+def launch(settings: Settings, devices: int) -> None:
+    """Start or join one process for each device, once; afterwards its device is the current one of each."""
+    here, nodes = launched_devices(replace(settings.training, devices=devices, nodes=1))
+    if world_size() > 1 or (here, nodes) == (1, 1):
+        return
+    for part in ("fabric", "pytorch"):
+        logging.getLogger(f"lightning.{part}").setLevel(logging.WARNING)
+    try:
+        Fabric(accelerator=device_of(settings), devices=here, num_nodes=nodes, strategy="ddp").launch()
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise SettingError(
+            f"Evaluation on {here} devices is not possible here: {' '.join(str(error).split())} One device always is."
+        ) from error
 
 
 def _forget(out: Path) -> None:
@@ -94,19 +118,28 @@ def _forget(out: Path) -> None:
 def measure(
     network: VideoSegmenter, clips: ClipDataset, settings: Settings, folder: Path, samples: int, quiet: bool
 ) -> ConfusionMatrix:
-    """One confusion matrix over all clips; some frames are kept under ``folder`` as frame, truth and prediction."""
+    """One confusion matrix over all clips; some frames are kept under ``folder`` as frame, truth and prediction.
+
+    Every process takes its share of the clips, process 0 among them those that are kept, and has the whole matrix.
+    """
     device = next(network.parameters()).device
-    loader = make_eval_loader(clips, batch_size=settings.evaluation.batch_size)
-    matrix = ConfusionMatrix(len(settings.space)).to(device)
     kept = set(np.linspace(0, len(clips) - 1, min(samples, len(clips))).round().astype(int).tolist())
-    position = 0
-    for clip in track(loader, description="evaluating", disable=quiet):
-        prediction = predict(network, clip.to(device))
-        matrix.update(prediction, clip.label(0).to(device))
-        for row, name in enumerate(clip.names):
-            if position in kept:
-                write_sample(folder, name, clip, row, prediction[row].cpu().numpy())
-            position += 1
+    share = [i for i in range(len(clips)) if rank() == (0 if i in kept else i % world_size())]
+    loader = make_eval_loader(clips, settings.evaluation.batch_size, pin_memory=device.type == "cuda", share=share)
+    matrix = ConfusionMatrix(len(settings.space)).to(device)
+    positions, problem = iter(share), ""
+    try:
+        for clip in track(loader, description="evaluating", disable=quiet or rank() > 0):
+            prediction = predict(network, clip.to(device))
+            matrix.update(prediction, clip.label(0).to(device))
+            for row, name in enumerate(clip.names):
+                if next(positions) in kept:
+                    write_sample(folder, name, clip, row, prediction[row].cpu().numpy())
+    except DataError as error:
+        problem = str(error)
+    for message in filter(None, gather(problem)):  # all end together, or one would wait for the others for ever
+        raise DataError(message)
+    matrix.counts = sum_over_processes(matrix.counts)
     return matrix
 
 
@@ -164,42 +197,8 @@ def describe(
         "seed": settings.seed,
         "steps": settings.training.steps,
         "config": settings.as_dict(),
-        "code": {"version": __version__, "revision": code_revision()},
-        "environment": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "device": torch.cuda.get_device_name() if device_of(settings) == "cuda" else "cpu",
-            "threads": torch.get_num_threads(),
-            "cores": os.cpu_count(),
-        },
-        "seconds": {"train": training_seconds(run), "evaluate": round(seconds, 1)},
+        "code": describe_code(),
+        "environment": describe_environment(device_of(settings)),
+        "seconds": {"train": RunFolder(run).seconds(), "evaluate": round(seconds, 1)},
         "date": date.today().isoformat(),
     }
-
-
-def training_seconds(run: Path) -> float | None:
-    """How long the training took; None where the run folder does not say."""
-    path = run / STATUS
-    if not path.is_file():
-        return None
-    try:
-        return float(json.loads(path.read_text(encoding="utf-8"))["seconds"])
-    except (ValueError, KeyError, TypeError):
-        raise CheckpointError(f"{path} is damaged: it does not say how long training took. Delete it.") from None
-
-
-def code_revision() -> str:
-    """Git revision of the code, with ``+`` where it was changed since; ``release`` outside a checkout."""
-    folder = Path(__file__).parent
-    try:
-        revision = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return "release"
-    return revision.stdout.strip()

@@ -85,15 +85,22 @@ class NetworkSettings:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How long and on what to train.
+    """How long, on what and how fast to train.
 
     Args:
         steps: optimiser steps.
-        batch_size: clips of each domain in a step.
-        workers: loader processes; 0 loads in the main process.
-        accelerator, devices: as Lightning's Trainer names them; one device is used.
+        batch_size: clips of each domain in a step, of all devices together: a run on two devices takes the same steps
+            as a run on one.
+        workers: loader processes of each device; 0 loads in the main process.
+        accelerator, devices, nodes: as Lightning's Trainer names them.
         precision: of the arithmetic; the weights are kept in 32 bits.
+        deterministic: take only operations that give the same bits each time; slower on a GPU, needless on a CPU.
+        compile: fuse the network's operations with ``torch.compile``; the first steps take minutes.
+        gradient_checkpointing: keep only the input of each block for the backward pass and compute the rest again: less
+            memory, about a third more time.
+        sync_batchnorm: normalise with the statistics of all devices' clips together.
         gradient_clip: largest gradient norm; None does not clip.
+        skipped_steps: how many steps with a loss or gradient that is not finite are left out before training stops.
         log_every: steps between rows of ``metrics.csv``.
         checkpoint_every: steps between checkpoints.
         calibration_clips: clips that batch-norm statistics are recomputed on after the last step.
@@ -105,8 +112,14 @@ class TrainingSettings:
     workers: int = 1
     accelerator: str = "auto"
     devices: int | str = 1
+    nodes: int = 1
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
+    deterministic: bool = False
+    compile: bool = False
+    gradient_checkpointing: bool = False
+    sync_batchnorm: bool = True
     gradient_clip: float | None = None
+    skipped_steps: int = 10
     log_every: int = 10
     checkpoint_every: int = 500
     calibration_clips: int = 64

@@ -1,71 +1,35 @@
-"""Training: settings in, run folder out.
+"""Training: settings in, run folder out; whatever ends it early, ``resume`` goes on from the last checkpoint.
 
-A run folder holds ``config.yaml``, ``metrics.csv``, TensorBoard events, ``checkpoints/last.ckpt`` (from the first
-``training.checkpoint_every`` steps on), ``status.json`` and ``model.safetensors`` (the evaluated weights), which is
-written last: a folder without it is unfinished.
+What lies in a run folder is said by :class:`stcl.engine.folder.RunFolder`.
 """
 
+import errno
 import json
-import logging
-import signal
-import time
 import warnings
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
-from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from rich.console import Console
 
+from stcl.engine.checkpoint import FREE_KEYS, CompleteState, Resume, changed_keys, find_checkpoint
+from stcl.engine.config import load_settings
 from stcl.engine.datamodule import DomainData
+from stcl.engine.folder import RunFolder
+from stcl.engine.networks import build_method, untrained
+from stcl.engine.provenance import describe_run
 from stcl.engine.settings import Settings
-from stcl.errors import CheckpointError, SettingError, StclError
+from stcl.engine.signals import StopRequest
+from stcl.engine.steps import StepBoundary
+from stcl.engine.trainer import is_first_process, make_trainer
+from stcl.errors import SettingError, StclError, TrainingError, TrainingStopped
 from stcl.files import write_atomic
 from stcl.methods import AdaptationMethod
-from stcl.models import VideoSegmenter, build_segmenter, load_weights, recalibrate, save_weights
-from stcl.models.transfer import transfer_weights
-from stcl.resources import list_weights, weights_path
+from stcl.models import VideoSegmenter, recalibrate, save_weights
+from stcl.models.sync_norm import synchronise_norms
 from stcl.types import FramePair
-
-WEIGHTS = "model.safetensors"
-CONFIG = "config.yaml"
-STATUS = "status.json"
-
-
-def build_network(settings: Settings) -> VideoSegmenter:
-    """The network of the settings with its starting weights; the same seed gives the same random ones."""
-    setting = settings.network
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        network = _untrained(settings)
-    if setting.weights is not None:
-        transfer_weights(network, resolve_weights(setting.weights), settings.space.names)
-    return network
-
-
-def resolve_weights(name: str) -> Path:
-    """A path, or ``builtin:NAME`` for weights that ship with the package."""
-    kind, _, rest = name.partition(":")
-    if kind == "builtin":
-        return weights_path(rest)
-    path = Path(name).expanduser()
-    if not path.is_file():
-        builtin = ", ".join(f"builtin:{known}" for known in list_weights()) or "none in this install"
-        raise CheckpointError(
-            f"There is no weights file '{path}' (network.weights). Give the path of a .safetensors file, or one that "
-            f"comes with the package ({builtin})."
-        )
-    return path
-
-
-def build_method(settings: Settings) -> AdaptationMethod:
-    """The method of the settings around its network."""
-    return settings.method_class(
-        network=build_network(settings), space=settings.space, seed=settings.seed, **settings.method
-    )
 
 
 def train(settings: Settings, out: Path, quiet: bool = False) -> Path:
@@ -81,153 +45,197 @@ def train(settings: Settings, out: Path, quiet: bool = False) -> Path:
 
     Raises:
         SettingError: the folder holds a run already, or a setting cannot work.
-        KeyboardInterrupt: training was interrupted; the folder has no weights and counts as unfinished.
+        TrainingError: training cannot go on; the message says why and what is left.
+        TrainingStopped: a signal stopped it; :func:`resume` goes on.
     """
-    _refuse_taken(out)
-    started = time.monotonic()
+    folder = RunFolder(out)
+    if is_first_process():
+        folder.refuse_taken()
+    return _run(settings, folder, None, quiet)
+
+
+def resume(run: Path, overrides: list[str] | None = None, quiet: bool = False) -> Path:
+    """Go on with an unfinished run from its newest whole checkpoint; a finished one is left as it is.
+
+    On a CPU, and on a GPU with ``training.deterministic``, the result is that of an uninterrupted run to the bit.
+
+    Args:
+        run: folder of the run.
+        overrides: ``--training.devices 2`` and the like; only keys that do not change what is computed.
+        quiet: no progress bar.
+
+    Returns:
+        ``run``.
+
+    Raises:
+        SettingError: no run is there, another process trains into it, or an override would change the result.
+        CheckpointError: no checkpoint is whole, or ``config.yaml`` was changed.
+        DataError: the data are not those that the run began with.
+    """
+    folder = RunFolder(run)
+    before = folder.settings()
+    settings = load_settings(folder.config, overrides)
+    changed = changed_keys(before.as_dict(), settings.as_dict()) - FREE_KEYS
+    if changed:
+        raise SettingError(
+            f"A run goes on with the settings that it began with; {', '.join(sorted(changed))} would change its "
+            f"result. These may change: {', '.join(sorted(FREE_KEYS))}. Start a new run for anything else."
+        )
+    return run if folder.weights.is_file() else _run(settings, folder, find_checkpoint(folder, settings), quiet)
+
+
+def _run(settings: Settings, folder: RunFolder, start: Resume | None, quiet: bool) -> Path:
+    """Train from the start (``start`` None) or from a checkpoint."""
+    first, stop = is_first_process(), StopRequest()
     method = build_method(settings)
-    if settings.training.channels_last:
-        method = method.to(memory_format=torch.channels_last)
     data = DomainData(settings, method.source_spec, method.target_spec)
-    trainer = _trainer(settings, out, quiet)
-    _claim(out, settings)  # only now: settings that cannot work leave no folder behind
-    _fit(trainer, method, data)
-    calibrate(method, data)
-    if not all(bool(tensor.isfinite().all()) for tensor in method.evaluated.state_dict().values()):
-        raise SettingError(
-            f"Training diverged: weights of {out} would not be finite numbers. Lower "
-            "method.optimization.learning_rate, or set training.gradient_clip."
-        )
-    seconds = time.monotonic() - started
-    metadata = {"config": settings.dump(), "classes": json.dumps(settings.space.names), "selection": "last EMA weights"}
-    status = {"finished": True, "steps": trainer.global_step, "seconds": round(seconds, 1)}
-    write_atomic(out / STATUS, json.dumps(status, indent=2).encode())
-    save_weights(method.evaluated, out / WEIGHTS, metadata)
-    return out
+    seconds = (folder.seconds() or 0.0) if start else 0.0
+    boundary = StepBoundary(folder, settings.training, stop, seconds)
+    trainer = make_trainer(settings, folder, boundary, [CompleteState(settings)], start.step if start else 0, quiet)
+    _prepare(method, settings, trainer)
+    if first:
+        _write_record(settings, folder, start, data, trainer)  # only now: bad settings leave no folder behind
+    with folder.lock() if first else nullcontext(), stop.restored():
+        try:
+            boundary.write_status(trainer, "running")
+            _fit(trainer, method, data, start, settings, folder)
+            if first:
+                network = _evaluated(settings, method, data, trainer.strategy.root_device)
+                boundary.write_status(trainer, "finished")
+                _publish(network, settings, folder)
+        except TrainingStopped as stopped:
+            boundary.write_status(trainer, "stopped", message=str(stopped))
+            if first:  # the others end well: a status of theirs would make the launcher kill this one
+                raise
+        except BaseException as error:
+            with suppress(OSError):  # of a full disk, say, which must not hide the error
+                boundary.write_status(trainer, "failed", message=str(error) or type(error).__name__)
+            raise
+    return folder.path
 
 
-def calibrate(method: AdaptationMethod, data: DomainData) -> None:
-    """Recompute the evaluated network's batch-norm statistics on the domain that the settings name."""
-    domain = method.evaluation_statistics
-    if domain == "running":
+def _prepare(method: AdaptationMethod, settings: Settings, trainer: Trainer) -> None:
+    """How the networks run: memory format, what is kept for the backward pass, statistics, compilation."""
+    training = settings.training
+    method.network.backbone.gradient_checkpointing = training.gradient_checkpointing
+    if training.sync_batchnorm and trainer.world_size > 1:
+        synchronise_norms(method, trainer.strategy.root_device.type)
+    if training.channels_last:
+        method.to(memory_format=torch.channels_last)
+    if training.compile:
+        from stcl.models.compilation import compile_network  # brings torch's compiler in, which takes seconds
+
+        dynamic = method.preparation.rescale != (1.0, 1.0)
+        for network in [part for part in method.modules() if isinstance(part, VideoSegmenter)]:
+            compile_network(network, dynamic)
+
+
+def _write_record(
+    settings: Settings, folder: RunFolder, start: Resume | None, data: DomainData, trainer: Trainer
+) -> None:
+    """Claim the folder of a new run; check and note that another part of a run begins."""
+    clips = {"source": data.source} if data.target is None else {"source": data.source, "target": data.target}
+    record = describe_run(clips)
+    if start is None:
+        folder.claim(settings, record)
         return
-    device = method.device
-    pairs = (FramePair(clip.to(device).to_float().frame(0)) for clip in data.calibration_loader(domain))
-    recalibrate(method.evaluated, pairs)
-
-
-def load_trained(settings: Settings, weights: Path) -> VideoSegmenter:
-    """The trained network of a run, in evaluation mode."""
-    if not weights.is_file():
-        raise CheckpointError(
-            f"{weights.parent} holds no {weights.name}: its training was interrupted or is still running. Wait for it, "
-            "or remove that folder and train again."
+    known = folder.read_record()
+    folder.compare_data(record["data"])
+    notes = [*start.notes]
+    if start.processes not in (0, trainer.world_size):
+        notes.append(
+            f"This run was on {start.processes} devices and goes on with {trainer.world_size}: the same batches, but "
+            "other random draws and patches, so the result will not be that of an uninterrupted run to the bit."
         )
-    network = _untrained(settings)
-    load_weights(network, weights)
-    return network.eval()
+    for note in notes:
+        Console(stderr=True).print(f"stcl: {note}", highlight=False)
+    part = {key: record[key] for key in ("command", "started", "code", "environment")}
+    known.setdefault("resumed", []).append({"step": start.step, **part})
+    write_atomic(folder.record, json.dumps(known, indent=1).encode())
 
 
-def _untrained(settings: Settings) -> VideoSegmenter:
-    setting = settings.network
-    try:
-        return build_segmenter(
-            len(settings.space),
-            setting.backbone,
-            setting.head,
-            setting.auxiliary,
-            setting.backbone_settings,
-            setting.head_settings,
-        )
-    except StclError:
-        raise
-    except (TypeError, ValueError) as error:  # their values go to the network as they are
-        raise SettingError(
-            f"network.backbone_settings {setting.backbone_settings} and network.head_settings {setting.head_settings} "
-            f"do not fit backbone '{setting.backbone}' and head '{setting.head}': {error}."
-        ) from error
-
-
-def _refuse_taken(out: Path) -> None:
-    """Two runs never share a folder."""
-    if (out / CONFIG).exists():
-        state = "a finished run" if (out / WEIGHTS).is_file() else "an unfinished run"
-        raise SettingError(f"{out} holds {state}. Choose another folder with --out, or remove that one first.")
-
-
-def _claim(out: Path, settings: Settings) -> None:
-    """Make the run folder."""
-    _refuse_taken(out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_atomic(out / CONFIG, settings.dump().encode())
-    except OSError as error:
-        raise SettingError(f"Cannot write run folder {out} ({error.strerror}). Choose another with --out.") from None
-
-
-def _fit(trainer: Trainer, method: AdaptationMethod, data: DomainData) -> None:
+def _fit(
+    trainer: Trainer,
+    method: AdaptationMethod,
+    data: DomainData,
+    start: Resume | None,
+    settings: Settings,
+    folder: RunFolder,
+) -> None:
     """Lightning's fit, whose ways of stopping early become exceptions that say why."""
+    path = None if start is None or start.path is None else str(start.path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            trainer.fit(method, datamodule=data)
-    except SystemExit:  # how Lightning answers Ctrl+C (status 1) and SIGTERM (status 0)
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # which it has switched off
+            trainer.fit(method, datamodule=data, ckpt_path=path)
+    except SystemExit:  # how Lightning answers Ctrl+C and SIGTERM before training has begun
         raise KeyboardInterrupt from None
-    except torch.OutOfMemoryError as error:
-        raise SettingError(
-            f"The device's memory is too small ({str(error).splitlines()[0]}). Make training.batch_size or the sizes "
-            "of source and target smaller, or set training.precision to bf16-mixed."
+    except StclError:
+        raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        kept = (
+            f"The last good checkpoint stays: {folder.checkpoint}" if folder.checkpoint.exists() else "Nothing is lost"
+        )
+        raise TrainingError(
+            f"The disk of {folder.path} is full ({error.strerror}). {kept}. Make room and go on with: stcl train "
+            f"--resume {folder.path}."
         ) from error
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise SettingError(
-            f"A loader process died ({str(error).splitlines()[0].strip()}). If nobody ended it, memory was short: "
-            "lower training.workers or training.batch_size."
-        ) from error
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+        sentence = str(error).splitlines()[0].strip() if str(error) else ""
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            raise TrainingError(_memory_advice(sentence, settings)) from error
+        if "DataLoader worker" in str(error):
+            raise TrainingError(
+                f"A loader process died ({sentence}). If nobody ended it, memory was short: lower training.workers or "
+                "training.batch_size."
+            ) from error
+        raise
 
 
-def _trainer(settings: Settings, out: Path, quiet: bool) -> Trainer:
-    training = settings.training
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    checkpoint = ModelCheckpoint(
-        dirpath=out / "checkpoints",
-        filename="last",
-        every_n_train_steps=training.checkpoint_every,
-        save_top_k=1,
-        enable_version_counter=False,
-        save_on_train_epoch_end=False,
+def _memory_advice(sentence: str, settings: Settings) -> str:
+    """Which settings to lower, with their present values."""
+    training, crop = settings.training, settings.method["preparation"].crop
+    ways = [
+        f"training.gradient_checkpointing true (now {str(training.gradient_checkpointing).lower()})",
+        f"training.precision bf16-mixed (now {training.precision})",
+        f"a smaller training.batch_size (now {training.batch_size})",
+        f"a smaller method.preparation.crop (now {'none' if crop is None else list(crop)})",
+    ]
+    return (
+        f"The device's memory is too small ({sentence}). Start a new run with --preset 24gb, 16gb or 8gb, or with one "
+        f"of these, the gentlest first: {'; '.join(ways)}."
     )
-    bar: list[Any] = [] if quiet else [RichProgressBar(theme=RichProgressBarTheme(metrics_format=".3f"))]
-    chosen = f"training.accelerator {training.accelerator!r} with training.devices {training.devices!r}"
-    try:
-        trainer = Trainer(
-            max_steps=training.steps,
-            max_epochs=-1,
-            accelerator=training.accelerator,
-            devices=training.devices,
-            precision=training.precision,
-            gradient_clip_val=training.gradient_clip,
-            log_every_n_steps=min(training.log_every, training.steps),
-            logger=[
-                CSVLogger(out, name="", version="", flush_logs_every_n_steps=training.log_every),
-                TensorBoardLogger(out, name="", version="events"),
-            ],
-            callbacks=[checkpoint, *bar],
-            enable_progress_bar=not quiet,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            limit_val_batches=0,
-            use_distributed_sampler=False,
+
+
+def _evaluated(settings: Settings, method: AdaptationMethod, data: DomainData, device: Any) -> VideoSegmenter:
+    """The evaluated network by itself, with the batch-norm statistics that the settings ask for."""
+    network = untrained(settings)
+    network.load_state_dict(method.evaluated.state_dict())
+    if settings.training.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    calibrate(network.to(device), settings, data)
+    if not all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values()):
+        raise TrainingError(
+            "Training diverged: the weights would not be finite numbers. Lower method.optimization.learning_rate, or "
+            "set training.gradient_clip."
         )
-    except (MisconfigurationException, ImportError, ValueError, TypeError) as error:
-        raise SettingError(
-            f"{chosen} and training.precision {training.precision!r} cannot be used here: "
-            f"{' '.join(str(error).split())} Accelerator auto and devices 1 take what this machine has."
-        ) from error
-    if trainer.world_size > 1:
-        raise SettingError(f"{chosen} is {trainer.world_size} devices; a run uses one. Set training.devices to 1.")
-    return trainer
+    return network
+
+
+def _publish(network: VideoSegmenter, settings: Settings, folder: RunFolder) -> None:
+    """Write the weights, last of all: they mark the run as finished."""
+    # the run's own configuration, whatever machine it went on with
+    config = folder.settings().dump()
+    metadata = {"config": config, "classes": json.dumps(settings.space.names), "selection": "last EMA weights"}
+    save_weights(network, folder.weights, metadata)
+
+
+def calibrate(network: VideoSegmenter, settings: Settings, data: DomainData) -> None:
+    """Recompute a network's batch-norm statistics on the domain that the settings name."""
+    domain = settings.method["evaluation_statistics"]
+    if domain != "running":
+        device = next(network.parameters()).device
+        loader = data.calibration_loader(domain)
+        recalibrate(network, (FramePair(clip.to(device).to_float().frame(0)) for clip in loader))

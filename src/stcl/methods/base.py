@@ -14,10 +14,10 @@ from torch import Tensor
 
 from stcl.errors import SettingError
 from stcl.labels import LabelSpace
-from stcl.models import EmaTeacher, Tap, VideoSegmenter
+from stcl.models import EmaTeacher, VideoSegmenter
 from stcl.ops.augment import StrongAugmentation, crop_clip, flip_clip, rescale_clip, strong_augment
 from stcl.ops.histogram import match_histogram
-from stcl.types import ClipSpec, FramePair, SegOutput, VideoClip
+from stcl.types import ClipSpec, VideoClip
 
 Statistics = Literal["source", "target", "running"]
 
@@ -73,6 +73,8 @@ class Preparation:
         augment_source: source clips are strongly augmented, too.
         flip: probability of a horizontal flip, drawn per clip, for frames, labels and flow together.
         rescale: range of one random scale per batch for the source; larger clips are cropped, smaller ones stay so.
+        crop: ``[width, height]`` in pixels of a window that is cut out of source and target clips after that, at the
+            same relative place in both, drawn per batch; None trains on whole frames. Memory goes with its area.
         strong: the strong augmentation.
     """
 
@@ -80,7 +82,12 @@ class Preparation:
     augment_source: bool = False
     flip: float = 0.5
     rescale: tuple[float, float] = (1.0, 1.0)
+    crop: tuple[int, int] | None = None
     strong: StrongAugmentation = field(default_factory=StrongAugmentation)
+
+    def __post_init__(self) -> None:
+        if self.crop is not None and (min(self.crop) < 32 or any(side % 8 for side in self.crop)):
+            raise SettingError(f"crop is [width, height], at least 32 and divisible by 8, not {list(self.crop)}.")
 
 
 class AdaptationMethod(LightningModule):
@@ -118,6 +125,8 @@ class AdaptationMethod(LightningModule):
         self.aux_weight = aux_weight
         self.evaluation_statistics = evaluation_statistics
         self.average = EmaTeacher(network, momentum=ema_momentum, kind="ema", statistics="running")
+        self.terms: dict[str, Tensor] = {}  # losses and clips of the last step, for whoever watches the training
+        self.clips: list[str] = []
 
     # ---- what a method declares ----
 
@@ -150,9 +159,15 @@ class AdaptationMethod(LightningModule):
         source, target = self.prepare(batch, generator)
         terms = self.losses(source, target, generator)
         total = torch.stack(list(terms.values())).sum()
-        self.log_dict({f"loss/{name}": term.detach() for name, term in terms.items()}, batch_size=len(source.names))
-        self.log("loss/total", total.detach(), prog_bar=True, batch_size=len(source.names))
+        self.terms = {name: term.detach() for name, term in terms.items()}
+        self.clips = [name for clips in batch.values() for name in clips.names]  # type: ignore[attr-defined]
+        self.log_dict({f"loss/{name}": term for name, term in self.terms.items()}, batch_size=len(source.names))
+        self.log("loss/total", total.detach(), batch_size=len(source.names))
         return total
+
+    def moving_statistics(self) -> list[Tensor]:
+        """What a forward pass changes beside gradients: a step that does not count puts these back."""
+        return [buffer for buffer in self.network.buffers() if buffer.is_floating_point()]
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Move the weight average after every optimiser step."""
@@ -190,30 +205,36 @@ class AdaptationMethod(LightningModule):
     ) -> VideoClip:
         chosen = torch.rand(len(clip.frames), generator=generator, device=clip.frames.device) < self.preparation.flip
         clip = flip_clip(clip, chosen)
-        low, high = rescale
-        if (low, high) == (1.0, 1.0):
-            return clip
-        # The scale sets tensor shapes, so it must be known to the host: drawn there, from the same (seed, step).
-        host = torch.Generator().manual_seed(self.step_seed("scale"))
-        scale, y, x = torch.rand(3, generator=host).tolist()
-        height, width = clip.size
-        factor = low + (high - low) * scale
-        grid = 8
-        new_height, new_width = (max(grid, round(side * factor / grid) * grid) for side in (height, width))
-        clip = rescale_clip(clip, (new_height, new_width))
-        crop_height, crop_width = min(height, new_height), min(width, new_width)
-        top, left = int(y * (new_height - crop_height + 1)), int(x * (new_width - crop_width + 1))
-        return crop_clip(clip, top, left, (crop_height, crop_width))
+        # What sets the shape of tensors must be known to the host: drawn there, from the same (seed, step).
+        if rescale != (1.0, 1.0):
+            scale, y, x = self._host_draws("scale", 3)
+            factor, grid = rescale[0] + (rescale[1] - rescale[0]) * scale, 8
+            height, width = (max(grid, round(side * factor / grid) * grid) for side in clip.size)
+            old, clip = clip.size, rescale_clip(clip, (height, width))
+            clip = _window(clip, (min(old[0], height), min(old[1], width)), y, x)
+        if self.preparation.crop is not None:  # source and target: roads lie below, and patches keep their place
+            width, height = self.preparation.crop
+            if clip.size[0] < height or clip.size[1] < width:
+                raise SettingError(
+                    f"method.preparation.crop is {width}x{height} px, but clips have {clip.size[1]}x{clip.size[0]} px "
+                    "(source clips may shrink by method.preparation.rescale). Make the crop smaller."
+                )
+            clip = _window(clip, (height, width), *self._host_draws("window", 2))
+        return clip
+
+    def _host_draws(self, stream: Stream, count: int) -> list[float]:
+        return torch.rand(count, generator=torch.Generator().manual_seed(self.step_seed(stream))).tolist()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Parameter groups by role under one polynomial schedule."""
         setting = self.optimization
         groups = self.network.parameter_groups(setting.learning_rate, setting.head_factor)
         optimizer: torch.optim.Optimizer
+        decay = setting.weight_decay  # fused: one kernel for all parameters, which can also leave a step out by itself
         if setting.optimizer == "sgd":
-            optimizer = torch.optim.SGD(groups, momentum=setting.momentum, weight_decay=setting.weight_decay)
+            optimizer = torch.optim.SGD(groups, momentum=setting.momentum, weight_decay=decay, fused=True)
         else:
-            optimizer = torch.optim.AdamW(groups, weight_decay=setting.weight_decay)
+            optimizer = torch.optim.AdamW(groups, weight_decay=decay, fused=True)
         steps = self.trainer.max_steps
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: setting.factor(step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -224,48 +245,7 @@ class AdaptationMethod(LightningModule):
         return self.average.network
 
 
-def segment_together(network: VideoSegmenter, pairs: list[FramePair], tap: Tap | None = None) -> list[SegOutput]:
-    """Segment pairs of one domain in one forward pass where their sizes agree, else one after the other.
-
-    One pass per domain also means one set of batch-norm statistics per domain. A tap needs the joint pass.
-    """
-    if not pairs:
-        return []
-    sizes = {pair.current.shape[-2:] for pair in pairs}
-    if len(sizes) > 1:
-        if tap is not None:
-            raise SettingError(f"Frames of different sizes {sorted(map(tuple, sizes))} cannot share one forward pass.")
-        return [network(pair) for pair in pairs]
-    lengths = [len(pair.current) for pair in pairs]
-    return _split(network(_join(pairs), tap), lengths)
-
-
-def _join(pairs: list[FramePair]) -> FramePair:
-    still = None
-    if any(pair.still is not None for pair in pairs):
-        still = torch.cat(
-            [
-                torch.zeros_like(pair.current[:, 0], dtype=torch.bool) if pair.still is None else pair.still
-                for pair in pairs
-            ]
-        )
-    previous = [pair.previous for pair in pairs if pair.previous is not None]
-    flow = [pair.flow for pair in pairs if pair.flow is not None]
-    return FramePair(
-        torch.cat([pair.current for pair in pairs]),
-        torch.cat(previous) if previous else None,
-        torch.cat(flow) if flow else None,
-        still,
-    )
-
-
-def _split(output: SegOutput, lengths: list[int]) -> list[SegOutput]:
-    def parts(tensor: Tensor | None) -> list[Any]:
-        return [None] * len(lengths) if tensor is None else list(tensor.split(lengths))
-
-    features = {name: parts(tensor) for name, tensor in output.features.items()}
-    columns = zip(parts(output.logits), parts(output.aux), parts(output.previous_logits), strict=True)
-    return [
-        SegOutput(logits, aux, {name: split[i] for name, split in features.items()}, previous)
-        for i, (logits, aux, previous) in enumerate(columns)
-    ]
+def _window(clip: VideoClip, size: tuple[int, int], y: float, x: float) -> VideoClip:
+    """The window of ``size (height, width)`` at the relative place ``y, x`` in 0..1."""
+    top, left = int(y * (clip.size[0] - size[0] + 1)), int(x * (clip.size[1] - size[1] + 1))
+    return crop_clip(clip, top, left, size).map(Tensor.contiguous)  # so that the whole frames need not be kept

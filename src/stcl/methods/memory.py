@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from stcl.labels import IGNORE
 from stcl.ops.align import Centroids
 from stcl.ops.mixing import PatchSequence, class_counts
+from stcl.ops.processes import sum_over_processes
 from stcl.types import VideoClip
 
 
@@ -55,6 +56,7 @@ class PatchMemory(ResizableBuffers):
     """Long-tail bank: the latest source frames that hold a rare class, filled from the passing batches.
 
     Nothing is decoded twice and nothing waits for the host: writing and drawing are index operations on the device.
+    Patches are each process's own, cut from the clips of its share; what is rare is counted over all processes' clips.
 
     Args:
         classes: C.
@@ -106,47 +108,49 @@ class PatchMemory(ResizableBuffers):
             self.labels = labels.new_full((spare + 1, *labels.shape[1:]), IGNORE, dtype=torch.uint8)
             self.written.zero_()
         count = class_counts(labels, self.classes)
-        self.pixels += count.sum(0)
+        self.pixels += sum_over_processes(count.sum(0))
         held = (count >= self.minimum_pixels) & self.rare  # (B, C)
         frequency = (self.pixels + 1).expand_as(count).masked_fill(~held, float("inf"))
-        rarest = frequency.argmin(1)
-        for row in range(len(frames)):  # a short loop over the batch keeps two frames of one class in two slots
-            wanted = held[row].any()
-            chosen = rarest[row]
-            slot = torch.where(wanted, chosen * self.slots + self.written[chosen] % self.slots, spare)
-            self.frames.index_copy_(0, slot.view(1), (frames[row : row + 1] * 255).round().to(torch.uint8))
-            self.labels.index_copy_(0, slot.view(1), labels[row : row + 1].to(torch.uint8))
-            self.written.index_add_(0, chosen.view(1), wanted.view(1).long())
+        rarest = frequency.argmin(1)  # (B)
+        # Frames of one class go to successive slots: each one's rank among those of its class in this batch
+        joins = (rarest.unsqueeze(1) == torch.arange(self.classes, device=rarest.device)) & held  # (B, C)
+        rank = joins.cumsum(0).gather(1, rarest.unsqueeze(1)).squeeze(1) - 1
+        joining = joins.sum(0)
+        kept = joins.any(1) & (rank >= joining[rarest] - self.slots)  # more than there are slots: the last ones
+        slot = torch.where(kept, rarest * self.slots + (self.written[rarest] + rank) % self.slots, spare)
+        self.frames.index_copy_(0, slot, (frames * 255).round_().to(torch.uint8))
+        self.labels.index_copy_(0, slot, labels.to(torch.uint8))
+        self.written += joining
 
     @torch.no_grad()
     def draw(self, like: VideoClip, count: int, generator: torch.Generator) -> list[PatchSequence]:
         """``count`` still patches for every clip of the batch ``like``; empty masks while the bank is empty."""
-        patches: list[PatchSequence] = []
-        if len(self.frames) == 0:
-            return patches
-        batch, steps = like.frames.shape[:2]
-        for _ in range(count):
-            luck = torch.rand(batch, self.classes, generator=generator, device=self.frames.device)
-            filled = (self.written > 0) & self.rare
-            chosen = luck.masked_fill(~filled, -1.0).argmax(1)  # (B)
-            newest = self.written[chosen].clamp(max=self.slots)
-            place = (torch.rand(batch, generator=generator, device=self.frames.device) * newest).long()
-            slot = chosen * self.slots + place
-            label = self.labels[slot].long()
-            mask = (label == chosen.view(-1, 1, 1)) & filled[chosen].view(-1, 1, 1)
-            frame = self.frames[slot].float() / 255
+        if len(self.frames) == 0 or count == 0:
+            return []
+        (batch, steps), device = like.frames.shape[:2], self.frames.device
+        shapes = ((batch, self.classes), (batch,))
+        draws = [[torch.rand(shape, generator=generator, device=device) for shape in shapes] for _ in range(count)]
+        luck, place = (torch.stack(column) for column in zip(*draws, strict=True))  # (count, B, C), (count, B)
+        filled = (self.written > 0) & self.rare
+        chosen = luck.masked_fill(~filled, -1.0).argmax(-1)  # (count, B)
+        newest = self.written[chosen].clamp(max=self.slots)
+        slot = chosen * self.slots + (place * newest).long()
+        labels, frames = self.labels[slot], self.frames[slot].float().div_(255)  # (count, B, H, W), (count, B, 3, H, W)
+        masks = (labels == chosen[..., None, None]) & filled[chosen][..., None, None]
+        at_rest = {key: torch.zeros_like(flow) for key, flow in like.flows.items()}
+
+        def still(frame: Tensor, label: Tensor, mask: Tensor) -> PatchSequence:
+            frame, label, mask = (tensor.unsqueeze(1) for tensor in (frame, label, mask))
             clip = VideoClip(
-                frames=frame.unsqueeze(1).expand(-1, steps, -1, -1, -1),
-                labels=label.unsqueeze(1).expand(-1, steps, -1, -1),
-                flows={key: torch.zeros_like(flow) for key, flow in like.flows.items()},
-                offsets=like.offsets,
+                frame.expand(-1, steps, -1, -1, -1), label.expand(-1, steps, -1, -1), at_rest, like.offsets
             )
-            patches.append(PatchSequence(clip, mask.unsqueeze(1).expand(-1, steps, -1, -1), still=True))
-        return patches
+            return PatchSequence(clip, mask.expand(-1, steps, -1, -1), still=True)
+
+        return [still(*parts) for parts in zip(frames, labels, masks, strict=True)]
 
 
 class ClipMemory(ResizableBuffers):
-    """The clips of the last step: the other clip to cut patches from where a batch holds only one."""
+    """The clips of a process's last step: the other clip to cut patches from where its share of a batch is only one."""
 
     frames: Tensor
     labels: Tensor

@@ -15,15 +15,23 @@ from torch import Tensor
 
 from stcl.errors import SettingError, unknown_name
 from stcl.labels import IGNORE
-from stcl.methods.base import AdaptationMethod, segment_together
+from stcl.methods.base import AdaptationMethod
 from stcl.methods.memory import ClipMemory, PatchMemory, PrototypeBank
 from stcl.methods.settings import Alignment, FeatureFusion, SequenceFusion, Teacher
 from stcl.models import EmaTeacher, Tap
+from stcl.models.joint import segment_together
 from stcl.ops.align import aggregate, class_centroids, contrastive, mmd, temporal_weights
 from stcl.ops.augment import crop_clip
 from stcl.ops.losses import segmentation_loss
 from stcl.ops.mixing import FusedClip, PatchSequence, choose_classes, classes_present, cut, fuse
-from stcl.ops.pseudo_labels import PseudoLabels, Weighting, ignore_unsure, pixel_weights, pseudo_labels
+from stcl.ops.pseudo_labels import (
+    PseudoLabels,
+    Weighting,
+    class_probabilities,
+    ignore_unsure,
+    pixel_weights,
+    pseudo_labels,
+)
 from stcl.types import ClipSpec, FramePair, SegOutput, VideoClip
 
 PAIR = ClipSpec(frames=(0, -1), flows=((0, -1),), labels=(0, -1))
@@ -123,10 +131,11 @@ class STCL(AdaptationMethod):
     def label_target(self, target: VideoClip) -> tuple[PseudoLabels, PseudoLabels]:
         """Labels of t by warping the teacher's view of (t-h, t-h-1), and the teacher's labels of t-1 (section 3.2)."""
         h = self.teacher.interval
-        logits = self._teach(target.pair(-h, -h - 1))
-        pseudo = pseudo_labels(logits, target.size, target.flow(0, -h) if h else None)
-        earlier = logits if h == 1 else self._teach(FramePair(target.frame(-1)))
-        return pseudo, pseudo_labels(earlier, target.size)
+        view = class_probabilities(self._teach(target.pair(-h, -h - 1)), target.size)
+        pseudo = pseudo_labels(view, target.flow(0, -h) if h else None)
+        if h != 1:
+            view = class_probabilities(self._teach(FramePair(target.frame(-1))), target.size)
+        return pseudo, pseudo_labels(view)
 
     def draw_patches(
         self,
@@ -172,6 +181,10 @@ class STCL(AdaptationMethod):
             return contrastive(target_centroids, self.prototypes.update(source_centroids), setting.temperature)
         return mmd(source_centroids, target_centroids)
 
+    def moving_statistics(self) -> list[Tensor]:
+        """The running source centroids move, too."""
+        return [*super().moving_statistics(), *self.prototypes.buffers()]
+
     # ---- small pieces ----
 
     @property
@@ -200,9 +213,10 @@ class STCL(AdaptationMethod):
 
     def _target_views(self, target: VideoClip) -> list[FramePair]:
         """Pairs of the target alone that the terms need: (t, t-1), for the alignment along time (t, t-h-1), too."""
-        if self.alignment.form is not None and self.alignment.pairs == 2:
-            return [target.pair(), target.pair(0, -self.teacher.interval - 1)]
-        return [target.pair()] if self.consistency or self.alignment.form is not None else []
+        pair = target.pair()
+        if self.alignment.form is not None and self.alignment.pairs == 2:  # one current frame, which is encoded once
+            return [pair, target.pair(0, -self.teacher.interval - 1)._replace(current=pair.current)]
+        return [pair] if self.consistency or self.alignment.form is not None else []
 
     def _crop(self, source: VideoClip, size: tuple[int, int]) -> VideoClip:
         """A window of the target's size ``(height, width)``."""

@@ -85,13 +85,16 @@ class ResNet(Backbone):
     def forward(self, image: Tensor, tap: Tap | None = None) -> dict[str, Tensor]:
         """See :class:`Backbone`; stem, max-pool, then the four stages."""
         tap = tap or untapped
-        features = self.relu(self.bn1(self.conv1(self.normalise(image))))  # (B, 64, H/2, W/2)
-        features = self.maxpool(features)  # (B, 64, H/4, W/4)
+        features = self.compute(self._stem, self.normalise(image))  # (B, 64, H/4, W/4)
         outputs: dict[str, Tensor] = {}
         for stage in self.stages:
-            features = tap(stage, getattr(self, stage)(features))
+            features = tap(stage, self.chain(getattr(self, stage), features))
             outputs[stage] = features
         return outputs
+
+    def _stem(self, image: Tensor) -> Tensor:
+        hidden = self.relu(self.bn1(self.conv1(image)))  # (B, 64, H/2, W/2)
+        return self.maxpool(hidden)
 
 
 def _stage(channels: int, width: int, count: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:

@@ -1,6 +1,6 @@
 """The video segmenter (method section 2): backbone -> head -> fusion with the previous frame's scores."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -25,6 +25,14 @@ class FrameScores(NamedTuple):
     main: Tensor
     aux: Tensor | None
     features: dict[str, Tensor]
+
+    def rows(self, *parts: slice) -> "FrameScores":
+        """Scores of these parts of the batch, one after the other; the features stay as they are."""
+
+        def take(tensor: Tensor) -> Tensor:
+            return tensor[parts[0]] if len(parts) == 1 else torch.cat([tensor[part] for part in parts])
+
+        return self._replace(main=take(self.main), aux=None if self.aux is None else take(self.aux))
 
 
 class VideoSegmenter(nn.Module):
@@ -55,7 +63,7 @@ class VideoSegmenter(nn.Module):
         self.aux_head = aux_head
         self.fusion = fusion
 
-    def forward(self, pair: FramePair, tap: Tap | None = None) -> SegOutput:
+    def forward(self, pair: FramePair, tap: Tap | None = None, rows: Sequence[slice] | None = None) -> SegOutput:
         """Scores of the current frame, fused with the previous frame's where there is one.
 
         The previous frame runs without gradient. In training mode it is normalised with its own batch statistics
@@ -63,16 +71,30 @@ class VideoSegmenter(nn.Module):
         a step moves them once. A still image has no previous frame and its scores are not fused, as W's initial
         value [identity, 0] leaves them.
 
+        Where no gradient is wanted at all, as of a teacher, both frames pass as one batch: batch statistics are then
+        those of both frames together, and no running statistics move.
+
         Args:
             pair: the frames, their flow, and what does not move.
             tap: sees and may change each stage's features of the CURRENT frame (feature-level fusion).
+            rows: of the current frames; one after the other they say which current frame each previous one belongs
+                to, so that a frame with several previous ones passes once. None: row by row. Scores have a row for
+                each previous frame, features one for each current frame.
         """
-        current = self.frame_scores(pair.current, tap)
-        if pair.previous is None:
-            return SegOutput(current.main, current.aux, current.features)
-        if pair.flow is None:
+        if pair.previous is not None and pair.flow is None:
             raise SettingError("A frame pair with a previous frame needs the flow current -> previous.")
-        previous = self._constant_scores(pair.previous)
+        previous = None
+        if pair.previous is None or torch.is_grad_enabled() or tap is not None:
+            current = self.frame_scores(pair.current, tap)
+            previous = None if pair.previous is None else self._constant_scores(pair.previous)
+        else:
+            both, count = self._constant_scores(torch.cat((pair.current, pair.previous))), len(pair.current)
+            features = {stage: tensor[:count] for stage, tensor in both.features.items()}
+            current, previous = both.rows(slice(count))._replace(features=features), both.rows(slice(count, None))
+        if rows is not None:
+            current = current.rows(*rows)
+        if previous is None or pair.flow is None:
+            return SegOutput(current.main, current.aux, current.features)
         return self._fuse(current, previous, pair.flow, pair.still)
 
     def frame_scores(self, image: Tensor, tap: Tap | None = None) -> FrameScores:

@@ -114,11 +114,11 @@ class SmallBackbone(Backbone):
         """See :class:`Backbone`; the decoder eats what the tap made of the encoder's stages."""
         tap = tap or untapped
         image = self.normalise(image).contiguous(memory_format=torch.channels_last)
-        stage1 = tap("stage1", self.stage1(self.stem(image)))  # (B, 2w, H/4, W/4)
-        stage2 = tap("stage2", self.stage2(stage1))  # (B, 4w, H/8, W/8)
-        stage3 = tap("stage3", self.stage3(stage2))  # (B, 8w, H/16, W/16)
-        decode8 = tap("decode8", self.decode8(stage3, stage2))  # (B, 4w, H/8, W/8)
+        stage1 = tap("stage1", self.compute(self.stage1, self.compute(self.stem, image)))  # (B, 2w, H/4, W/4)
+        stage2 = tap("stage2", self.chain(self.stage2, stage1))  # (B, 4w, H/8, W/8)
+        stage3 = tap("stage3", self.chain(self.stage3, stage2))  # (B, 8w, H/16, W/16)
+        decode8 = tap("decode8", self.compute(self.decode8, stage3, stage2))  # (B, 4w, H/8, W/8)
         features = {"stage1": stage1, "stage2": stage2, "stage3": stage3, "decode8": decode8}
         if "decode4" in self.channels:
-            features["decode4"] = tap("decode4", self.decode4(decode8, stage1))  # (B, 2w, H/4, W/4)
+            features["decode4"] = tap("decode4", self.compute(self.decode4, decode8, stage1))  # (B, 2w, H/4, W/4)
         return features

@@ -58,16 +58,17 @@ def inference_statistics(module: nn.Module, statistics: Statistics) -> Iterator[
         statistics: ``batch`` normalises with the frames at hand, ``running`` with the stored statistics.
     """
     check_statistics(statistics)
-    modes = [(part, part.training) for part in module.modules()]
+    changed: list[nn.Module] = []
     try:
-        module.eval()
-        for layer in norm_layers(module):
-            layer.training = statistics == "batch"
+        for part in module.modules():
+            if part.training != (statistics == "batch" and isinstance(part, _BatchNorm)):
+                part.training = not part.training
+                changed.append(part)
         with hold_statistics(module):
             yield
     finally:
-        for part, training in modes:
-            part.training = training
+        for part in changed:
+            part.training = not part.training
 
 
 @torch.no_grad()

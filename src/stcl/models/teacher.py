@@ -26,7 +26,8 @@ class EmaTeacher(nn.Module):
         momentum: share of the teacher that an update keeps.
         kind: ``ema`` follows the student by :meth:`update`; ``frozen`` stays what the student was when :meth:`reset`
             was last called; ``self`` is the student (no copy, and nothing in the state).
-        statistics: ``batch`` normalises with the frames that it segments, ``running`` with stored statistics.
+        statistics: ``batch`` normalises with the frames that it segments, both of each pair and all pairs together;
+            ``running`` with stored statistics.
         warm_up: let early updates follow faster: the momentum of update ``step`` is at most ``1 - 1 / (step + 1)``.
     """
 
@@ -85,12 +86,11 @@ class EmaTeacher(nn.Module):
         """
         if self.kind != "ema" or self.copy is None:
             return
-        rate = 1 - self.momentum_at(step)
-        mine, theirs = _averaged(self.copy), _averaged(student)
-        torch._foreach_lerp_(mine, theirs, rate)
-        for own, other in zip(self.copy.buffers(), student.buffers(), strict=True):
-            if not own.is_floating_point():
-                own.copy_(other)
+        averages, counters = _state(self.copy)
+        values, counts = _state(student)
+        torch._foreach_lerp_(averages, values, 1 - self.momentum_at(step))
+        if counters:
+            torch._foreach_copy_(counters, counts)
 
     @torch.no_grad()
     def reset(self, student: VideoSegmenter) -> None:
@@ -99,7 +99,8 @@ class EmaTeacher(nn.Module):
             self.copy.load_state_dict(student.state_dict())
 
 
-def _averaged(network: nn.Module) -> list[Tensor]:
-    """Parameters and floating-point buffers, in a fixed order."""
-    buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
-    return [*(parameter.detach() for parameter in network.parameters()), *buffers]
+def _state(network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """Parameters and floating-point buffers, and the other buffers, in a fixed order."""
+    buffers = list(network.buffers())
+    averaged = [*(parameter.detach() for parameter in network.parameters()), *filter(torch.is_floating_point, buffers)]
+    return averaged, [buffer for buffer in buffers if not buffer.is_floating_point()]

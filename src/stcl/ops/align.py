@@ -1,4 +1,7 @@
-"""Category-aware feature alignment (method section 3.6): class centroids and two ways to bring two sets together."""
+"""Category-aware feature alignment (method section 3.6): class centroids and two ways to bring two sets together.
+
+Centroids are those of all processes' clips, so every process has the same loss. Products are exact also under autocast.
+"""
 
 from typing import NamedTuple
 
@@ -6,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stcl.labels import IGNORE
 from stcl.ops.losses import entropy
+from stcl.ops.processes import mean_over_processes, sum_over_processes
 
 
 class Centroids(NamedTuple):
@@ -18,7 +21,7 @@ class Centroids(NamedTuple):
 
 
 def class_centroids(features: Tensor, labels: Tensor, classes: int, minimum_pixels: int = 5) -> Centroids:
-    """Mean feature of each class over a batch.
+    """Mean feature of each class over a batch, the shares of all processes together.
 
     Args:
         features: ``(B, D, h, w)``.
@@ -29,10 +32,12 @@ def class_centroids(features: Tensor, labels: Tensor, classes: int, minimum_pixe
     size = features.shape[-2:]
     labels = F.interpolate(labels.unsqueeze(1).float(), size, mode="nearest").long().flatten()  # (B*h*w)
     flat = features.float().permute(0, 2, 3, 1).flatten(0, 2)  # (B*h*w, D)
-    member = F.one_hot(torch.where(labels == IGNORE, classes, labels), classes + 1)[:, :classes].to(flat.dtype)
-    count = member.sum(0)  # (C)
-    mean = member.T @ flat / count.clamp(min=1).unsqueeze(1)
-    return Centroids(mean, count >= minimum_pixels)
+    member = (labels.unsqueeze(1) == torch.arange(classes, device=labels.device)).to(flat.dtype)  # (B*h*w, C)
+    with torch.autocast(flat.device.type, enabled=False):
+        total = torch.cat((member.T @ flat, member.sum(0).unsqueeze(1)), 1)  # (C, D + 1), pixels in the last column
+    total = sum_over_processes(total)
+    count = total[:, -1]
+    return Centroids(total[:, :-1] / count.clamp(min=1).unsqueeze(1), count >= minimum_pixels)
 
 
 def temporal_weights(logits: list[Tensor], adaptive: bool) -> Tensor:
@@ -40,7 +45,7 @@ def temporal_weights(logits: list[Tensor], adaptive: bool) -> Tensor:
     if not adaptive:
         return torch.full((len(logits),), 1 / len(logits), device=logits[0].device)
     uncertainty = torch.stack([entropy(scores.detach().float().softmax(1)).mean() for scores in logits])
-    return (-uncertainty).softmax(0)
+    return (-mean_over_processes(uncertainty)).softmax(0)
 
 
 def aggregate(centroids: list[Centroids], weights: Tensor) -> Centroids:
@@ -48,7 +53,8 @@ def aggregate(centroids: list[Centroids], weights: Tensor) -> Centroids:
     present = torch.stack([item.present for item in centroids])  # (pairs, C)
     weight = weights.unsqueeze(1) * present
     total = weight.sum(0)
-    mean = torch.einsum("pc,pcd->cd", weight / total.clamp(min=1e-8), torch.stack([item.mean for item in centroids]))
+    share = (weight / total.clamp(min=1e-8)).unsqueeze(2)  # (pairs, C, 1)
+    mean = (share * torch.stack([item.mean for item in centroids])).sum(0)
     return Centroids(mean, present.any(0))
 
 
@@ -83,7 +89,8 @@ def contrastive(target: Centroids, anchors: Centroids, temperature: float = 0.1)
     Returns:
         Mean over the classes present in both; 0 where there is none.
     """
-    similarity = F.normalize(target.mean, dim=1) @ F.normalize(anchors.mean.detach(), dim=1).T / temperature  # (C, C)
+    rows, columns = F.normalize(target.mean, dim=1), F.normalize(anchors.mean.detach(), dim=1)
+    similarity = (rows.unsqueeze(1) * columns.unsqueeze(0)).sum(-1) / temperature  # (C, C)
     similarity = similarity.masked_fill(~anchors.present.unsqueeze(0), -1e4)
     wanted = torch.arange(len(similarity), device=similarity.device)
     both = target.present & anchors.present

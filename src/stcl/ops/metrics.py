@@ -22,12 +22,15 @@ def confusion_counts(prediction: Tensor, label: Tensor, classes: int) -> Tensor:
         label: same shape; pixels of 255, or of any other id outside the classes, do not count.
         classes: C.
     """
-    prediction, label = prediction.flatten().long(), label.flatten().long()
-    if prediction.device.type == "cpu" and prediction.numel() and int(prediction.max()) >= classes:
-        raise SettingError(f"A prediction of id {int(prediction.max())} is outside the {classes} classes.")
+    prediction, label = prediction.flatten().int(), label.flatten().int()
     cell = torch.where((label >= 0) & (label < classes), label * classes + prediction, classes**2)
-    counts = torch.zeros(classes**2 + 1, dtype=torch.int64, device=cell.device)
-    counts.scatter_add_(0, cell, torch.ones_like(cell))  # not bincount: on a GPU it reads back to the host
+    if prediction.device.type == "cpu":
+        if prediction.numel() and int(prediction.max()) >= classes:
+            raise SettingError(f"A prediction of id {int(prediction.max())} is outside the {classes} classes.")
+        counts = torch.bincount(cell, minlength=classes**2 + 1)
+    else:  # there bincount would read the largest value back to the host
+        counts = torch.zeros(classes**2 + 1, dtype=torch.int64, device=cell.device)
+        counts.scatter_add_(0, cell.long(), torch.ones_like(cell, dtype=torch.int64))
     return counts[:-1].view(classes, classes)
 
 

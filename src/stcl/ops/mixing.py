@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stcl.errors import SettingError
 from stcl.labels import IGNORE
-from stcl.types import VideoClip
+from stcl.types import ClipSpec, VideoClip
 
 
 class PatchSequence(NamedTuple):
@@ -98,12 +98,14 @@ def paste(background: VideoClip, patch: VideoClip, mask: Tensor) -> VideoClip:
             f"A patch of {patch.size[1]}x{patch.size[0]} px cannot be pasted into a clip of {background.size[1]}x"
             f"{background.size[0]} px. Crop both to one size first."
         )
-    order = [patch.offsets.index(offset) for offset in background.offsets]
-    frames = torch.where(mask.unsqueeze(2), patch.frames[:, order], background.frames)
+    patch = patch.restrict(ClipSpec(background.offsets, tuple(background.flows)))
+    frames = torch.where(mask.unsqueeze(2), patch.frames, background.frames)
     labels = background.labels
     if labels is not None:
-        unknown = torch.full_like(labels, IGNORE)
-        labels = torch.where(mask, unknown if patch.labels is None else patch.labels[:, order].to(labels.dtype), labels)
+        if patch.labels is None:
+            labels = labels.masked_fill(mask, IGNORE)
+        else:
+            labels = torch.where(mask, patch.labels.to(labels.dtype), labels)
     flows = {
         (a, b): torch.where(mask[:, background.offsets.index(a)].unsqueeze(1), patch.flow(a, b), flow)
         for (a, b), flow in background.flows.items()

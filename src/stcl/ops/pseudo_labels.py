@@ -2,7 +2,6 @@
 
 from typing import Literal, NamedTuple
 
-import torch
 from torch import Tensor
 
 from stcl.errors import SettingError
@@ -20,16 +19,19 @@ class PseudoLabels(NamedTuple):
     confidence: Tensor
 
 
-def pseudo_labels(logits: Tensor, size: tuple[int, int], flow: Tensor | None = None) -> PseudoLabels:
+def class_probabilities(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Scores ``(B, C, h, w)`` to constant probabilities ``(B, C, H, W)`` float32 on the grid ``size``."""
+    return upsample(logits.detach().float(), size).contiguous().softmax(1)  # classes apart: sums over them are fast
+
+
+def pseudo_labels(probabilities: Tensor, flow: Tensor | None = None) -> PseudoLabels:
     """Arg-max and maximum of the probabilities, warped along ``flow`` first (method section 3.2).
 
     Args:
-        logits: ``(B, C, h, w)`` scores of the frame t-h.
-        size: ``(H, W)`` of the frames.
+        probabilities: ``(B, C, H, W)`` of the frame t-h, see :func:`class_probabilities`.
         flow: ``(B, 2, H, W)`` pixels t -> t-h; None for labels of the segmented frame itself. Pixels whose flow leaves
             the frame have no witness and are ignored.
     """
-    probabilities = upsample(logits.detach().float(), size).softmax(1)  # labels are constants
     if flow is None:
         confidence, labels = probabilities.max(1)
         return PseudoLabels(labels, confidence)
@@ -62,4 +64,4 @@ def pixel_weights(confidence: Tensor, weighting: Weighting, threshold: float) ->
 
 def ignore_unsure(pseudo: PseudoLabels, threshold: float) -> Tensor:
     """Labels ``(B, H, W)`` with every pixel at or below the threshold set to ignore."""
-    return torch.where(pseudo.confidence > threshold, pseudo.labels, torch.full_like(pseudo.labels, IGNORE))
+    return pseudo.labels.masked_fill(pseudo.confidence <= threshold, IGNORE)

@@ -43,14 +43,19 @@ def resize_flow(flow: Tensor, size: tuple[int, int], align_corners: bool = True)
     height, width = flow.shape[-2:]
     if (height, width) == tuple(size):
         return flow
-    scale = flow.new_tensor((size[1] / width, size[0] / height)).view(1, 2, 1, 1)
-    return F.interpolate(flow, size, mode="bilinear", align_corners=align_corners) * scale
+    resized = F.interpolate(flow, size, mode="bilinear", align_corners=align_corners)
+    return _times(resized, size[1] / width, size[0] / height)
 
 
 def flip_flow(flow: Tensor) -> Tensor:
     """Flow of the horizontally flipped frames: mirrored, with u negated."""
-    mirrored = flow.flip(-1)
-    return mirrored * mirrored.new_tensor((-1.0, 1.0)).view(2, 1, 1)
+    return _times(flow.flip(-1), -1, 1)
+
+
+def _times(flow: Tensor, u: float, v: float) -> Tensor:
+    """Flow ``(..., 2, H, W)`` scaled per axis."""
+    # not by a tensor of both numbers: it would be copied to the device, for which the host waits
+    return torch.stack((flow[..., 0, :, :] * u, flow[..., 1, :, :] * v), dim=-3)
 
 
 def compose_flow(flow_ab: Tensor, flow_bc: Tensor) -> Tensor:

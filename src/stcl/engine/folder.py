@@ -1,0 +1,151 @@
+"""The run folder: what lies in it, who may write into it, and what it says about itself."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from stcl.engine.config import load_settings
+from stcl.engine.settings import Settings
+from stcl.errors import CheckpointError, DataError, SettingError
+from stcl.files import write_atomic
+
+State = Literal["running", "stopped", "failed", "finished"]
+
+
+class RunFolder:
+    """One training run on disk.
+
+    ``config.yaml`` (the resolved settings), ``run.json`` (command, versions, revision, environment, identity of the
+    data), ``status.json`` (state, step, seconds), ``metrics.csv``, ``events/`` (TensorBoard), ``checkpoints/`` (the last
+    one and the one before) and ``model.safetensors`` (the evaluated weights), which is written last: a folder without
+    it is unfinished.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.record = path / "run.json"
+        self.status = path / "status.json"
+        self.metrics = path / "metrics.csv"
+        self.checkpoint = path / "checkpoints" / "last.ckpt"
+        self.previous = path / "checkpoints" / "previous.ckpt"
+        self.weights = path / "model.safetensors"
+
+    def settings(self) -> Settings:
+        """The settings of the run."""
+        if not self.config.is_file():
+            raise SettingError(
+                f"{self.path} is no run folder: it holds no {self.config.name}. Name a folder that 'stcl train' wrote."
+            )
+        return load_settings(self.config)
+
+    def refuse_taken(self) -> None:
+        """Two runs never share a folder."""
+        if not self.config.exists():
+            return
+        if self.weights.is_file():
+            raise SettingError(f"{self.path} holds a finished run. Choose another folder with --out.")
+        raise SettingError(
+            f"{self.path} holds an unfinished run. Go on with it: stcl train --resume {self.path}; or choose another "
+            "folder with --out, or remove that one first."
+        )
+
+    def claim(self, settings: Settings, record: dict[str, Any]) -> None:
+        """Make the folder of a new run; of two that try at the same time one is refused."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with self.config.open("x", encoding="utf-8") as file:
+                file.write(settings.dump())
+            write_atomic(self.record, json.dumps(record, indent=1).encode())
+        except FileExistsError:
+            self.refuse_taken()
+            raise SettingError(
+                f"Cannot write run folder {self.path} (a file is there). Choose another with --out."
+            ) from None
+        except OSError as error:
+            raise SettingError(
+                f"Cannot write run folder {self.path} ({error.strerror}). Choose another with --out."
+            ) from None
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Held while a process trains into the folder; ends with the process, however that ends."""
+        try:
+            import fcntl
+        except ImportError:  # no such locks on this system
+            yield
+            return
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: loader processes would inherit that
+            except OSError:
+                raise SettingError(
+                    f"Another process is training into {self.path} right now. Wait for it, or stop it first."
+                ) from None
+            yield
+        (self.path / ".lock").unlink(missing_ok=True)
+
+    def write_status(self, state: State, step: int, steps: int, seconds: float, **more: Any) -> None:
+        """Say how far the run is; ``seconds`` counts all of its parts."""
+        status = {
+            "state": state,
+            "finished": state == "finished",
+            "step": step,
+            "steps": steps,
+            "seconds": round(seconds, 1),
+            "updated": datetime.now(UTC).isoformat(timespec="seconds"),
+            "process": os.getpid(),
+            **more,
+        }
+        write_atomic(self.status, json.dumps(status, indent=2).encode())
+
+    def read_status(self) -> dict[str, Any]:
+        """What the run last said of itself; empty where it has said nothing yet."""
+        return self._read_json(self.status)
+
+    def read_record(self) -> dict[str, Any]:
+        """``run.json``; empty where there is none."""
+        return self._read_json(self.record)
+
+    def compare_data(self, found: dict[str, Any]) -> None:
+        """Refuse to go on with other data than the run began with; ``found`` is what they are now."""
+        for domain, known in self.read_record().get("data", {}).items():
+            now = found.get(domain, {})
+            differences = [
+                f"{key} {known[key]}, now {now.get(key)}"
+                for key in ("frames", "labelled")
+                if known[key] != now.get(key)
+            ]
+            if known["digest"] != now.get("digest"):
+                what = "; ".join(differences) or "files of other names or sizes"
+                raise DataError(
+                    f"The {domain} data in {now.get('root')} are not those that run {self.path} began with ({what}). "
+                    "Put them back, or start a new run."
+                )
+
+    def seconds(self) -> float | None:
+        """How long the training took so far; None where the folder does not say."""
+        status = self.read_status()
+        if not status:
+            return None
+        try:
+            return float(status["seconds"])
+        except (ValueError, KeyError, TypeError):
+            raise CheckpointError(
+                f"{self.status} is damaged: it does not say how long training took. Delete it."
+            ) from None
+
+    def _read_json(self, path: Path) -> dict[str, Any]:
+        if not path.is_file():
+            return {}
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CheckpointError(f"{path} is damaged ({error}). Delete it.") from None
+        if not isinstance(content, dict):
+            raise CheckpointError(f"{path} is damaged: it holds no table. Delete it.")
+        return content

@@ -1,0 +1,94 @@
+"""What a training shows while it runs: ``metrics.csv``, and the progress bar."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from stcl.engine.steps import StepBoundary
+from stcl.files import write_atomic
+
+
+class MetricsFile(Logger):
+    """A CSV file with a row each ``training.log_every`` steps, which a resumed run goes on with.
+
+    Lightning's own CSV logger starts its file anew.
+
+    Args:
+        path: the file.
+        start_step: rows of this step and later ones come from steps that will be done again, and are dropped.
+    """
+
+    def __init__(self, path: Path, start_step: int = 0) -> None:
+        super().__init__()
+        self.path, self.start_step = path, start_step
+        self._rows: list[dict[str, str]] | None = None
+        self._columns: list[str] = ["step"]
+
+    @property
+    def name(self) -> str:
+        """Name of the logger."""
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        """There is one version."""
+        return ""
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """They lie in ``config.yaml``."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Add a row; where a method starts to log more, the file is written anew with the further columns."""
+        if self._rows is None:
+            self._read()
+        assert self._rows is not None
+        row = {"step": str(step), **{key: f"{value:.6g}" for key, value in metrics.items() if key != "epoch"}}
+        further = sorted(row.keys() - set(self._columns))
+        self._rows.append(row)
+        if further or not self.path.exists():
+            self._columns += further
+            write_atomic(self.path, self._text(self._rows, header=True).encode())
+        else:
+            with self.path.open("a", encoding="utf-8", newline="") as file:
+                file.write(self._text([row], header=False))
+
+    def _read(self) -> None:
+        """The rows of the steps before ``start_step``, as the file has them."""
+        self._rows = []
+        if self.start_step == 0 or not self.path.is_file():
+            self.path.unlink(missing_ok=True)
+            return
+        with self.path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            found = [row for row in reader if None not in row.values() and row["step"].isdecimal()]
+            self._columns = list(reader.fieldnames or self._columns)
+        self._rows = [row for row in found if int(row["step"]) < self.start_step]
+        write_atomic(self.path, self._text(self._rows, header=True).encode())
+
+    def _text(self, rows: list[dict[str, str]], header: bool) -> str:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self._columns, restval="", lineterminator="\n")
+        if header:
+            writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
+
+
+class StepProgress(RichProgressBar):
+    """Lightning's bar with the loss as the host has it: reading it from the device would stop that at every step."""
+
+    def __init__(self, boundary: StepBoundary) -> None:
+        super().__init__(theme=RichProgressBarTheme(metrics_format=".3f"))
+        self.boundary = boundary
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """What stands at the end of the bar."""
+        return {"loss": self.boundary.loss}

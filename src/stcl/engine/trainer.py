@@ -1,0 +1,104 @@
+"""Lightning's Trainer for a run: devices, precision, loggers, and the callbacks that keep the run safe."""
+
+import logging
+import os
+from typing import Any
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.rank_zero import _get_rank
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.strategies import DDPStrategy
+
+from stcl.engine.checkpoint import CheckpointFile
+from stcl.engine.folder import RunFolder
+from stcl.engine.logs import MetricsFile, StepProgress
+from stcl.engine.settings import Settings, TrainingSettings
+from stcl.engine.steps import StepBoundary
+from stcl.errors import SettingError
+
+
+def is_first_process() -> bool:
+    """Whether this process writes the run folder: the only one, or the one of rank 0."""
+    return not _get_rank()
+
+
+def launched_devices(training: TrainingSettings) -> tuple[int | str, int]:
+    """Devices of each machine and machines: the settings', unless torchrun or SLURM has started the processes already."""
+    environment = os.environ
+    if (training.devices, training.nodes) == (1, 1):
+        if "LOCAL_WORLD_SIZE" in environment:  # torchrun
+            here = int(environment["LOCAL_WORLD_SIZE"])
+            return here, int(environment["WORLD_SIZE"]) // here
+        if SLURMEnvironment.detect() and "SLURM_NTASKS_PER_NODE" in environment:
+            return int(environment["SLURM_NTASKS_PER_NODE"]), int(environment.get("SLURM_NNODES", 1))
+    return training.devices, training.nodes
+
+
+def make_trainer(
+    settings: Settings, folder: RunFolder, boundary: StepBoundary, extra: list[Callback], start_step: int, quiet: bool
+) -> Trainer:
+    """The Trainer of a run; settings that this machine cannot follow get one sentence.
+
+    Args:
+        settings: of the run.
+        folder: of the run.
+        boundary: what happens between two steps.
+        extra: further callbacks.
+        start_step: the step at which this part of the run begins.
+        quiet: no progress bar.
+    """
+    training = settings.training
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    devices, nodes = launched_devices(training)
+    callbacks = [boundary, *extra, *([] if quiet else [StepProgress(boundary)])]
+    plugins: list[Any] = [CheckpointFile()]
+    if SLURMEnvironment.detect():
+        plugins.append(SLURMEnvironment(auto_requeue=False))  # the exit status asks for it, see StopRequest
+    chosen = f"training.accelerator {training.accelerator!r} with training.devices {devices!r}"
+    try:
+        trainer = Trainer(
+            max_steps=training.steps,
+            max_epochs=-1,
+            accelerator=training.accelerator,
+            devices=devices,
+            num_nodes=nodes,
+            strategy=_data_parallel() if (devices, nodes) not in ((1, 1), ("1", 1)) else "auto",
+            precision=training.precision,
+            deterministic=training.deterministic,
+            benchmark=not training.deterministic,  # few sizes: cuDNN may look for the fastest algorithm once
+            log_every_n_steps=min(training.log_every, training.steps),
+            logger=[
+                MetricsFile(folder.metrics, start_step),
+                TensorBoardLogger(folder.path, name="", version="events", purge_step=start_step),
+            ],
+            callbacks=callbacks,
+            plugins=plugins,
+            enable_checkpointing=False,  # the boundary saves
+            enable_progress_bar=not quiet,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            limit_val_batches=0,
+            use_distributed_sampler=False,
+        )
+    except (MisconfigurationException, ImportError, ValueError, TypeError, RuntimeError) as error:
+        raise SettingError(
+            f"{chosen} and training.precision {training.precision!r} cannot be used here: "
+            f"{' '.join(str(error).split())} Accelerator auto and devices 1 take what this machine has."
+        ) from error
+    if settings.training.batch_size % trainer.world_size:
+        raise SettingError(
+            f"training.batch_size {training.batch_size} cannot be split over {trainer.world_size} devices: it counts "
+            f"the clips of a step on all devices together. Make it a multiple of {trainer.world_size}."
+        )
+    # Lightning would ask all processes at every step whether one was told to stop, and wait; the boundary asks along
+    # with the gradients.
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+    return trainer
+
+
+def _data_parallel() -> DDPStrategy:
+    """Buffers stay each process's own: patches differ, and statistics of batch norm are synchronised where wanted."""
+    return DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)

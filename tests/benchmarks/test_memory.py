@@ -1,0 +1,62 @@
+"""The count of benchmarks/memory.py is that of a real step, and the presets fit their cards."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+TINY = [
+    *("--source.size", "[96, 64]", "--target.size", "[64, 32]", "--network.weights", "null"),
+    *("--network.backbone_settings.width", "4", "--network.head_settings.width", "4"),
+]
+
+
+@pytest.fixture
+def memory(monkeypatch):
+    """The script as a module."""
+    monkeypatch.syspath_prepend(FOLDER)
+    spec = importlib.util.spec_from_file_location("memory_benchmark", FOLDER / "memory.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_bytes_count_while_they_live(memory):
+    with memory.LiveBytes() as live:
+        first = torch.ones(1000)
+        view = first[10:]
+        assert (live.now, live.peak) == (4000, 4000)
+        second = view * 2
+        assert live.now == 4000 + 3960
+        del first, second
+        assert (live.now, live.peak) == (4000, 7960)  # the view keeps the first one alive
+        del view
+        assert (live.now, live.peak) == (0, 7960)
+
+
+@pytest.mark.parametrize(
+    "overrides", [[], ["--training.precision", "bf16-mixed", "--training.gradient_checkpointing", "true"]]
+)
+def test_the_count_is_that_of_a_real_step(memory, overrides):
+    rows = [memory.row_of("twinstreets/stcl", "none", [*TINY, *overrides], device) for device in ("count", "cpu")]
+    assert rows[0] == rows[1]
+    assert rows[0].peak_bytes > rows[0].between_steps_bytes > 0
+
+
+def test_checkpointing_and_a_crop_save_memory(memory):
+    ways = [[], ["--training.gradient_checkpointing", "true"], ["--method.preparation.crop", "[32, 32]"]]
+    plain, saving, cropped = (memory.row_of("twinstreets/stcl", "none", [*TINY, *way], "count") for way in ways)
+    assert saving.peak_bytes < plain.peak_bytes and cropped.peak_bytes < plain.peak_bytes
+
+
+@pytest.mark.parametrize("name", ["8gb"])
+def test_a_preset_leaves_a_fifth_of_its_card(memory, name, capsys):
+    assert memory.main(["--presets", name]) == 0
+    (row,) = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
+    assert row["preset"] == name and 0.4 < row["share_of_card"] <= memory.SHARE

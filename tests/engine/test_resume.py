@@ -1,0 +1,293 @@
+"""A run that was killed, stopped or cut off goes on as if nothing had happened."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from stcl.engine.checkpoint import FREE_KEYS, read_checkpoint
+from stcl.engine.logs import MetricsFile
+from stcl.engine.train import resume, train
+from stcl.errors import CheckpointError, DataError, SettingError, TrainingError
+from stcl.methods import STCL
+from tests.engine.test_train import copy_streets, files
+
+MEMORIES = {
+    "preparation": {"match_histogram": True, "augment_source": True, "rescale": [1.0, 1.5]},
+    "warmup": 2,
+    "teacher": {"kind": "frozen", "frozen_steps": 6},
+    "sequence_fusion": {"confidence": 0.1},
+    "feature_fusion": {"stage": "stage2"},
+    "alignment": {"form": "contrastive", "pairs": 2},
+}
+"""Everything that lasts from step to step: averages, frozen teacher, patches, last clips, prototypes, chance."""
+
+
+@pytest.fixture
+def settings(make_settings):
+    return make_settings(
+        method=MEMORIES, training={"steps": 24, "checkpoint_every": 3, "log_every": 2, "workers": 1, "batch_size": 1}
+    )
+
+
+@pytest.fixture
+def whole(settings, tmp_path):
+    """The same run without interruption."""
+    return train(settings, tmp_path / "whole", quiet=True)
+
+
+def same(one: Path, two: Path) -> None:
+    """The results are equal to the bit: evaluated weights, the whole state of training, the rows of the log."""
+    assert (one / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
+    first, second = (read_checkpoint(run / "checkpoints" / "last.ckpt") for run in (one, two))
+    assert first["global_step"] == second["global_step"]
+    for part in ("state_dict", "optimizer_states", "lr_schedulers"):
+        assert equal(first[part], second[part]), part
+    assert (one / "metrics.csv").read_text() == (two / "metrics.csv").read_text()
+
+
+def equal(one, two) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, two)
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(equal(one[key], two[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(two) and all(map(equal, one, two))
+    return one == two
+
+
+def start(*words: object) -> subprocess.Popen:
+    """A real training process, of one thread like this one."""
+    command = [sys.executable, "-m", "stcl.cli", "train", *map(str, words), "--quiet"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def rows(run: Path) -> int:
+    path = run / "metrics.csv"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def wait_for_row(process: subprocess.Popen, run: Path, number: int) -> None:
+    """Until the run has logged more than ``number`` rows."""
+    deadline = time.monotonic() + 120
+    while rows(run) <= number and process.poll() is None:
+        assert time.monotonic() < deadline, "training does not begin"
+        time.sleep(0.005)
+
+
+def test_killed_at_random_points_again_and_again(settings, whole, tmp_path):
+    """kill -9 of a real process, at moments that nobody chose; then one stop by signal; then the rest."""
+    config, run = tmp_path / "config.yaml", tmp_path / "killed"
+    config.write_text(settings.dump())
+    chance, words = random.Random(time.time_ns()), [config, "--out", run]
+    for number in (1, 3):
+        process = start(*words)
+        wait_for_row(process, run, number)
+        time.sleep(chance.random() * 0.1)
+        process.kill()
+        process.communicate()
+        words = ["--resume", run]
+    process = start(*words)
+    wait_for_row(process, run, 6)
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate()
+    if process.returncode != 0:  # else it was faster than the signal
+        assert process.returncode == 75
+        assert "stopped by SIGTERM after step" in told and f"stcl train --resume {run}" in told
+        assert json.loads((run / "status.json").read_text())["state"] == "stopped"
+    process = start("--resume", run)
+    output, told = process.communicate()
+    assert process.returncode == 0, told
+    assert f"Finished: {run}" in output
+    same(whole, run)
+    assert len(json.loads((run / "run.json").read_text())["resumed"]) == 3
+
+
+def interrupted(settings, out: Path, monkeypatch, step: int = 10, error: BaseException | None = None) -> None:
+    """A run that breaks off in the middle of a step."""
+    whole_step = STCL.training_step
+
+    def breaks(self, batch, index):
+        if self.global_step == step:
+            raise error or RuntimeError("power cut")
+        return whole_step(self, batch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(STCL, "training_step", breaks)
+        with pytest.raises(type(error) if error else RuntimeError):
+            train(settings, out, quiet=True)
+
+
+def test_an_error_leaves_a_run_that_goes_on(settings, whole, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    interrupted(settings, run, monkeypatch)
+    status = json.loads((run / "status.json").read_text())
+    assert (status["state"], status["step"], status["message"]) == ("failed", 10, "power cut")
+    assert not (run / "model.safetensors").exists()
+    assert resume(run, quiet=True) == run
+    same(whole, run)
+    status = json.loads((run / "status.json").read_text())
+    assert (status["state"], status["step"]) == ("finished", 24)
+    assert [part["step"] for part in json.loads((run / "run.json").read_text())["resumed"]] == [9]
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(settings, whole, tmp_path, monkeypatch, capsys):
+    run = tmp_path / "run"
+    interrupted(settings, run, monkeypatch)
+    last = run / "checkpoints" / "last.ckpt"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    last.write_bytes(content)
+    resume(run, quiet=True)
+    assert "damaged" in " ".join(capsys.readouterr().err.split())
+    same(whole, run)
+    assert [part["step"] for part in json.loads((run / "run.json").read_text())["resumed"]] == [6]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half", None])
+def test_without_a_whole_checkpoint_it_says_so(settings, tmp_path, monkeypatch, content):
+    run = tmp_path / "run"
+    interrupted(settings, run, monkeypatch)
+    for path in (run / "checkpoints").iterdir():
+        path.write_bytes(path.read_bytes()[:-100] if content is None else content)
+    with pytest.raises(
+        CheckpointError, match=r"No checkpoint of .*run can be read\. .*last\.ckpt is no whole .*Remove"
+    ):
+        resume(run, quiet=True)
+
+
+def test_a_checkpoint_is_data_not_code(tmp_path):
+    class Harmful:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "harm"),))
+
+    path = tmp_path / "last.ckpt"
+    torch.save({"stcl": {}, "state_dict": Harmful()}, path)
+    with pytest.raises(CheckpointError, match=r"last\.ckpt is no checkpoint of a run"):
+        read_checkpoint(path)
+    assert not (tmp_path / "harm").exists()
+
+
+def test_killed_before_the_first_checkpoint_it_starts_over(settings, whole, tmp_path, monkeypatch, capsys):
+    run = tmp_path / "run"
+    interrupted(settings, run, monkeypatch, step=2)
+    assert not (run / "checkpoints").exists()
+    resume(run, quiet=True)
+    assert "holds no checkpoint yet: it starts over" in " ".join(capsys.readouterr().err.split())
+    same(whole, run)
+
+
+def test_killed_after_the_last_step_only_the_rest_is_done(settings, whole, tmp_path, monkeypatch):
+    """The statistics are recomputed and the weights written from the last step's checkpoint."""
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("stcl.engine.train.save_weights", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        with pytest.raises(OSError, match="No space left"):
+            train(settings, run, quiet=True)
+
+    def no_more(self, batch, index):
+        raise AssertionError("all steps are done")
+
+    monkeypatch.setattr(STCL, "training_step", no_more)
+    resume(run, quiet=True)
+    same(whole, run)
+
+
+def test_a_finished_run_is_left_alone(whole):
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
+    assert resume(whole, quiet=True) == whole
+    assert before == {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(settings, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    room = [2]
+
+    def fsync(handle):
+        room[0] -= 1
+        if room[0] < 0:
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("stcl.files.os.fsync", fsync)
+        message = (
+            r"checkpoint of step 6 could not be written to .*\(No space left on device\)\. The last good .*--resume"
+        )
+        patch.setattr("stcl.engine.trainer.TensorBoardLogger", lambda *_, **__: MetricsFile(tmp_path / "other.csv"))
+        with pytest.raises(TrainingError, match=message):
+            train(settings, run, quiet=True)
+    assert {"checkpoints/last.ckpt"} == {name for name in files(run) if name.startswith("checkpoints")}
+    assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 3
+
+
+# what may change between two parts
+
+
+def test_only_keys_that_do_not_change_the_result(settings, whole, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    interrupted(settings, run, monkeypatch)
+    with pytest.raises(SettingError, match=r"method\.lambda_t, training\.steps would change its result\. These may"):
+        resume(run, ["--training.steps", "30", "--method.lambda_t", "0.5"], quiet=True)
+    resume(run, ["--training.workers", "0", "--trainer.checkpoint_every", "100"], quiet=True)
+    assert (whole / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
+
+
+def test_free_keys_exist(settings):
+    for key in FREE_KEYS:
+        assert hasattr(settings.training, key.removeprefix("training."))
+
+
+def test_a_changed_configuration_is_refused(settings, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    interrupted(settings, run, monkeypatch)
+    plain = yaml.safe_load((run / "config.yaml").read_text())
+    plain["method"]["optimization"]["learning_rate"] = 0.5
+    (run / "config.yaml").write_text(yaml.safe_dump(plain))
+    with pytest.raises(CheckpointError, match=r"config\.yaml was changed .*: method\.optimization\.learning_rate\."):
+        resume(run, quiet=True)
+
+
+def test_other_data_are_refused(make_settings, streets, tmp_path, monkeypatch):
+    roots = copy_streets(streets, tmp_path)
+    settings = make_settings(method=MEMORIES, training={"steps": 12, "checkpoint_every": 3}, **roots)
+    interrupted(settings, tmp_path / "run", monkeypatch)
+    frame = next((tmp_path / "streets" / "target" / "leftImg8bit_sequence" / "train").rglob("*.png"))
+    frame.write_bytes(frame.read_bytes() + b" ")
+    with pytest.raises(
+        DataError, match=r"The target data in .* are not those that run .*\(files of other names or sizes\)"
+    ):
+        resume(tmp_path / "run", quiet=True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such locks")
+def test_two_processes_never_train_into_one_folder(settings, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    interrupted(settings, run, monkeypatch)
+    holder = (
+        "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(1, flush=True); "
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", holder + "time.sleep(60)", run / ".lock"], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        process.stdout.readline()
+        with pytest.raises(SettingError, match=r"Another process is training into .*run right now"):
+            resume(run, quiet=True)
+    finally:
+        process.kill()
+        process.communicate()
+    resume(run, quiet=True)
+
+
+def test_no_run_folder(tmp_path):
+    with pytest.raises(SettingError, match=r"is no run folder: it holds no config\.yaml"):
+        resume(tmp_path)
