@@ -52,8 +52,11 @@ class Clip:
 
     def map(self, change: Callable[[Array], Array]) -> "Clip":
         """``change`` applied to frames, labels and flows."""
-        groups: Any = (self.frames, self.labels, self.flows)
-        return Clip(*({key: np.ascontiguousarray(change(array)) for key, array in group.items()} for group in groups))
+
+        def each(group: dict[Any, Array]) -> dict[Any, Array]:
+            return {key: np.ascontiguousarray(change(array)) for key, array in group.items()}
+
+        return Clip(each(self.frames), each(self.labels), each(self.flows))
 
 
 @dataclass

@@ -10,8 +10,8 @@ stands.
 bytes of all that are alive at the same time are added up: networks, gradients, optimiser, weight average, what the
 methods remember, and what the forward pass keeps for the backward pass. Not in the count are the driver's own memory,
 workspaces of the kernels and what the allocator cannot use; a preset leaves a fifth of its card for them. Operations
-are those of a CPU, where autocast turns a few more into float32 than on a GPU. ``cpu`` counts in a real step,
-``cuda`` measures with torch's allocator in a real one.
+are those of a CPU; what autocast leaves in float32 differs a little from a GPU. ``cpu`` counts in a real step, ``cuda``
+measures with torch's allocator in a real one.
 
 Ends with one line of JSON: ``{"config", "device", "rows": [{"preset", "batch_size", "precision",
 "gradient_checkpointing", "crop", "between_steps_bytes", "peak_bytes", "share_of_card"}], ..}``.

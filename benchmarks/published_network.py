@@ -59,7 +59,8 @@ def contestants(
     assert pair.previous is not None and pair.flow is not None
     device = pair.current.device
     theirs = load_network(checkout, classes).to(device).train()
-    ours = published(classes).to(device, memory_format=torch.channels_last).train()
+    ours = published(classes).to(device).train()
+    ours.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     mean = ours.backbone.mean
     current, previous = (image.flip(1) * 255 - mean for image in (pair.current, pair.previous))
 

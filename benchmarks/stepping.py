@@ -21,6 +21,7 @@ from stcl.engine.signals import StopRequest
 from stcl.engine.steps import StepBoundary
 from stcl.labels import IGNORE
 from stcl.methods import AdaptationMethod, DomainBatch
+from stcl.methods.stcl import STCL
 from stcl.models import VideoSegmenter
 from stcl.types import ClipSpec, VideoClip
 
@@ -78,7 +79,7 @@ class Driver:
         step: where the run stands.
     """
 
-    def __init__(self, method: AdaptationMethod, settings: Settings, step: int) -> None:
+    def __init__(self, method: STCL, settings: Settings, step: int) -> None:
         training = settings.training
         self.method, self.bf16 = method, training.precision == "bf16-mixed"
         self.trainer = MagicMock(  # answers whatever else a step may ask of a Trainer

@@ -58,8 +58,8 @@ from yardstick import Draws, PublishedStep
 
 import stcl
 import stcl.methods.stcl as algorithm
+from stcl.engine.networks import build_method
 from stcl.engine.settings import Settings
-from stcl.engine.train import build_method
 from stcl.errors import SettingError, StclError
 from stcl.methods import DomainBatch
 from stcl.methods.stcl import STCL
@@ -222,14 +222,17 @@ def compare(
 
 
 def prepare_networks(method: STCL, settings: Settings) -> None:
-    """Memory format and compiler, as training sets them."""
-    if settings.training.channels_last:
+    """What training does before its first step; the choice of cuDNN's algorithms serves the yardstick, too."""
+    training = settings.training
+    torch.backends.cudnn.benchmark = not training.deterministic
+    method.network.backbone.gradient_checkpointing = training.gradient_checkpointing
+    if training.channels_last:
         method.to(memory_format=torch.channels_last)
-    if settings.training.compile:
+    if training.compile:
         from stcl.models.compilation import compile_network
 
         for network in networks_of(method):
-            compile_network(network, dynamic=False)
+            compile_network(network)
 
 
 def race(

@@ -16,6 +16,7 @@ logits taken for probabilities) this does what the paper says, as ours does.
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -207,7 +208,7 @@ class PublishedStep:
         """Frames at ``offset``: ``(B, 3, H, W)``."""
         return self.upload([clip.frames[offset] for clip in clips])
 
-    def upload(self, arrays: Sequence[Array]) -> Tensor:
+    def upload(self, arrays: Sequence[Any]) -> Tensor:
         """Arrays as one batch on the device."""
         return torch.from_numpy(np.stack(arrays)).to(self.device)
 
@@ -304,7 +305,8 @@ def check_supported(method: STCL) -> None:
 
 def plain_copy(network: VideoSegmenter) -> VideoSegmenter:
     """A copy that runs in PyTorch's ordinary memory format, also where a backbone asks for another one."""
-    copy = deepcopy(network).to(memory_format=torch.contiguous_format)
+    copy = deepcopy(network)
+    copy.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     first = next(layer for layer in copy.modules() if isinstance(layer, nn.Conv2d))  # later layers keep its format
     first.register_forward_pre_hook(lambda _, images: (images[0].contiguous(),))
     return copy
@@ -359,5 +361,5 @@ def mmd(source: Tensor, target: Tensor) -> Tensor:
     total = torch.cat((source, target))
     distance = ((total.unsqueeze(0) - total.unsqueeze(1)) ** 2).sum(2)  # (2n, 2n)
     bandwidth = distance.detach().sum() / (4 * n * n - 2 * n) / FACTOR ** (KERNELS // 2)
-    kernel = sum(torch.exp(-distance / (bandwidth * FACTOR**i)) for i in range(KERNELS))
+    kernel = torch.stack([torch.exp(-distance / (bandwidth * FACTOR**i)) for i in range(KERNELS)]).sum(0)
     return (kernel[:n, :n] + kernel[n:, n:] - kernel[:n, n:] - kernel[n:, :n]).mean()

@@ -10,11 +10,11 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "stcl"
 MODULE_LINES = 300
 FUNCTION_LINES = 60
-PACKAGE_LINES = 9000  # without the built-in benchmark: a renderer is a second product, with a limit of its own
+PACKAGE_LINES = 10_000  # without the built-in benchmark: a renderer is a second product, with a limit of its own
 BENCHMARK_LINES = 3000
 
 FOUNDATION = {"types", "labels", "errors", "files", "resources"}
-ANYTHING = {"stcl", "cli", "demo", "__main__"}
+ANYTHING = {"stcl", "cli", "options", "demo", "__main__"}
 ALLOWED = {
     "ops": set(),
     "models": {"ops"},

@@ -90,11 +90,13 @@ def test_a_run_folder_holds_exactly_these_files(world, method):
     pictures = {f"samples/{part}/{name}" for part in ("frame", "truth", "prediction") for name in samples}
     assert world.files("runs", method) == pictures | {
         "config.yaml",
+        "run.json",
         "metrics.csv",
         "status.json",
         "model.safetensors",
         "results.json",
         "checkpoints/last.ckpt",
+        *(["checkpoints/previous.ckpt"] if STEPS[method] > 2 else []),
         "events/events.out.tfevents",
         "events/hparams.yaml",
     }

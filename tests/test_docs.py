@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from stcl.cli import build_parser
 from stcl.data import DATASETS
 from stcl.engine.check import check_settings
 from stcl.engine.config import parse_overrides
 from stcl.labels import PALETTE, RAW_IDS, SPACES, VOID
 from stcl.methods import METHODS
+from stcl.options import build_parser
 from stcl.resources import config_path
 
 ROOT = Path(__file__).parents[1]

@@ -224,14 +224,14 @@ def test_a_folder_that_holds_a_run(refuse_train, refuse, world):
     run = world / "run"
     assert f"{run} holds a finished run. Choose another folder" in refuse_train(out=run)
     missing(run / "model.safetensors")
-    assert f"{run} holds an unfinished run. Choose another folder" in refuse_train(out=run)
+    assert f"{run} holds an unfinished run. Go on with it: stcl train --resume" in refuse_train(out=run)
     assert f"{run} holds no model.safetensors: its training was interrupted" in refuse("evaluate", run)
 
 
 def test_folders_that_cannot_be_written(refuse_train, refuse, world):
     taken = world / "file"
     taken.write_text("")
-    assert f"Cannot write run folder {taken} (File exists)" in refuse_train(out=taken)
+    assert f"Cannot write run folder {taken} (a file is there)" in refuse_train(out=taken)
     assert f"Cannot write run folder {taken}/new (Not a directory)" in refuse_train(out=taken / "new")
     assert f"{taken}: File exists. Check the path" in refuse("evaluate", world / "run", "--out", taken)
     assert f"{taken}: File exists. Check the path" in refuse("report", world / "run", "--out", taken)
@@ -305,7 +305,7 @@ def test_render_into_a_foreign_folder(refuse, world):
         ([], "the following arguments are required: COMMAND. See 'stcl --help'"),
         (["trian"], "invalid choice: 'trian'"),
         (["data"], "required: COMMAND. See 'stcl data --help'"),
-        (["train"], "required: CONFIG. See 'stcl train --help'"),
+        (["train"], "Say what to train: stcl train CONFIG --out DIR."),
         (["report", "run"], "required: --out. See 'stcl report --help'"),
         (["evaluate", "run", "--splitt", "val"], "unrecognized arguments: --splitt val"),
         (["demo", "--out", "x", "--seed", "one"], "argument --seed: expected a whole number from 0 up, found 'one'"),

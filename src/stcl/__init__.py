@@ -21,7 +21,16 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["evaluate", "list_datasets", "list_methods", "load_model", "load_settings", "resume", "train", "write_report"]
+__all__ = [
+    "evaluate",
+    "list_datasets",
+    "list_methods",
+    "load_model",
+    "load_settings",
+    "resume",
+    "train",
+    "write_report",
+]
 
 
 def load_settings(config: str | Path, overrides: Sequence[str] = (), preset: str | None = None) -> "Settings":

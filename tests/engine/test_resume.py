@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,6 @@ from stcl.engine.logs import MetricsFile
 from stcl.engine.train import resume, train
 from stcl.errors import CheckpointError, DataError, SettingError, TrainingError
 from stcl.methods import STCL
-from tests.engine.test_train import copy_streets, files
 
 MEMORIES = {
     "preparation": {"match_histogram": True, "augment_source": True, "rescale": [1.0, 1.5]},
@@ -225,7 +225,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(settings, tmp_path, monkeyp
         patch.setattr("stcl.engine.trainer.TensorBoardLogger", lambda *_, **__: MetricsFile(tmp_path / "other.csv"))
         with pytest.raises(TrainingError, match=message):
             train(settings, run, quiet=True)
-    assert {"checkpoints/last.ckpt"} == {name for name in files(run) if name.startswith("checkpoints")}
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["last.ckpt"]
     assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 3
 
 
@@ -257,7 +257,8 @@ def test_a_changed_configuration_is_refused(settings, tmp_path, monkeypatch):
 
 
 def test_other_data_are_refused(make_settings, streets, tmp_path, monkeypatch):
-    roots = copy_streets(streets, tmp_path)
+    shutil.copytree(streets, tmp_path / "streets")
+    roots = {name: {"root": str(tmp_path / "streets" / name)} for name in ("source", "target")}
     settings = make_settings(method=MEMORIES, training={"steps": 12, "checkpoint_every": 3}, **roots)
     interrupted(settings, tmp_path / "run", monkeypatch)
     frame = next((tmp_path / "streets" / "target" / "leftImg8bit_sequence" / "train").rglob("*.png"))

@@ -196,6 +196,7 @@ def test_a_folder_holds_one_run(make_settings, trained):
             SettingError,
             r"training\.accelerator 'quantum' .*Available names are",
         ),
+        ({"training": {"precision": "16-mixed"}}, SettingError, r"'16-mixed' is not possible on cpu.*Take 'bf16-"),
         ({"training": {"devices": 0}}, SettingError, r"training\.devices 0 .* cannot be used here"),
         ({"training": {"devices": "some"}}, SettingError, r"training\.devices 'some' .* cannot be used here"),
         (

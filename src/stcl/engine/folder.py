@@ -20,9 +20,9 @@ class RunFolder:
     """One training run on disk.
 
     ``config.yaml`` (the resolved settings), ``run.json`` (command, versions, revision, environment, identity of the
-    data), ``status.json`` (state, step, seconds), ``metrics.csv``, ``events/`` (TensorBoard), ``checkpoints/`` (the last
-    one and the one before) and ``model.safetensors`` (the evaluated weights), which is written last: a folder without
-    it is unfinished.
+    data), ``status.json`` (state, step, seconds), ``metrics.csv``, ``events/`` (TensorBoard), ``checkpoints/`` (the
+    last one and the one before) and ``model.safetensors`` (the evaluated weights), which is written last: a folder
+    without it is unfinished.
     """
 
     def __init__(self, path: Path) -> None:

@@ -92,3 +92,6 @@ class StepProgress(RichProgressBar):
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """What stands at the end of the bar."""
         return {"loss": self.boundary.loss}
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return "training"  # there are no epochs

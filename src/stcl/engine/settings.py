@@ -95,7 +95,7 @@ class TrainingSettings:
         accelerator, devices, nodes: as Lightning's Trainer names them.
         precision: of the arithmetic; the weights are kept in 32 bits.
         deterministic: take only operations that give the same bits each time; slower on a GPU, needless on a CPU.
-        compile: fuse the network's operations with ``torch.compile``; the first steps take minutes.
+        compile: fuse the network's operations with ``torch.compile``, for GPUs; the first steps take minutes.
         gradient_checkpointing: keep only the input of each block for the backward pass and compute the rest again: less
             memory, about a third more time.
         sync_batchnorm: normalise with the statistics of all devices' clips together.

@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM, SIGUSR1 (a scheduler's warning) and Ctrl+C end a run after the step that is under way."""
+"""Being asked to stop: SIGTERM, SIGUSR1 (a scheduler's warning) and Ctrl+C end a run after the step under way."""
 
 import signal
 from collections.abc import Iterator

@@ -214,7 +214,7 @@ def _evaluated(settings: Settings, method: AdaptationMethod, data: DomainData, d
     network = untrained(settings)
     network.load_state_dict(method.evaluated.state_dict())
     if settings.training.channels_last:
-        network = network.to(memory_format=torch.channels_last)
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     calibrate(network.to(device), settings, data)
     if not all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values()):
         raise TrainingError(

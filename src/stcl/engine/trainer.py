@@ -4,11 +4,11 @@ import logging
 import os
 from typing import Any
 
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import _get_rank
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
 from stcl.engine.checkpoint import CheckpointFile
@@ -25,7 +25,7 @@ def is_first_process() -> bool:
 
 
 def launched_devices(training: TrainingSettings) -> tuple[int | str, int]:
-    """Devices of each machine and machines: the settings', unless torchrun or SLURM has started the processes already."""
+    """Devices of each machine, and machines: the settings', unless torchrun or SLURM has started the processes."""
     environment = os.environ
     if (training.devices, training.nodes) == (1, 1):
         if "LOCAL_WORLD_SIZE" in environment:  # torchrun
@@ -88,15 +88,25 @@ def make_trainer(
             f"{chosen} and training.precision {training.precision!r} cannot be used here: "
             f"{' '.join(str(error).split())} Accelerator auto and devices 1 take what this machine has."
         ) from error
-    if settings.training.batch_size % trainer.world_size:
-        raise SettingError(
-            f"training.batch_size {training.batch_size} cannot be split over {trainer.world_size} devices: it counts "
-            f"the clips of a step on all devices together. Make it a multiple of {trainer.world_size}."
-        )
+    _check(trainer, training)
     # Lightning would ask all processes at every step whether one was told to stop, and wait; the boundary asks along
     # with the gradients.
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
     return trainer
+
+
+def _check(trainer: Trainer, training: TrainingSettings) -> None:
+    """What Lightning would change or take without a word."""
+    if trainer.precision != training.precision:  # Lightning would go on with another one
+        raise SettingError(
+            f"training.precision {training.precision!r} is not possible on {trainer.accelerator.name()}, only on a "
+            f"GPU. Take {trainer.precision!r}, or 32-true."
+        )
+    if training.batch_size % trainer.world_size:
+        raise SettingError(
+            f"training.batch_size {training.batch_size} cannot be split over {trainer.world_size} devices: it counts "
+            f"the clips of a step on all devices together. Make it a multiple of {trainer.world_size}."
+        )
 
 
 def _data_parallel() -> DDPStrategy:
