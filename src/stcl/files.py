@@ -20,9 +20,7 @@ _FLOW_SCALE = 64.0  # KITTI: value = flow * 64 + 2^15
 _FLOW_OFFSET = 2**15
 
 
-def write_atomic(
-    path: Path, content: bytes | memoryview, durable: bool = False, keep_as: Path | None = None
-) -> None:
+def write_atomic(path: Path, content: bytes | memoryview, durable: bool = False, keep_as: Path | None = None) -> None:
     """Write a file so that other processes see all of it or none: a temporary neighbour, then a rename.
 
     Args:

@@ -146,7 +146,8 @@ def measure(
 def predict(network: VideoSegmenter, clip: VideoClip) -> torch.Tensor:
     """Train ids ``(B, H, W)`` of the clip's frames t, at the labels' size where there are labels."""
     size = clip.label(0).shape[-2:] if clip.labels is not None else clip.size
-    return upsample(network(clip.to_float().pair()).logits.float(), (size[0], size[1])).argmax(1)
+    scores = upsample(network(clip.to_float().pair()).logits.float(), (size[0], size[1]))
+    return scores.max(1).indices  # as argmax(1), and several times as fast on a CPU
 
 
 def write_sample(folder: Path, name: str, clip: VideoClip, row: int, prediction: np.ndarray) -> None:

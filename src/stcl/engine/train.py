@@ -125,9 +125,7 @@ def _prepare(method: AdaptationMethod, settings: Settings, trainer: Trainer) -> 
     if training.compile:
         from stcl.models.compilation import compile_network  # brings torch's compiler in, which takes seconds
 
-        dynamic = method.preparation.rescale != (1.0, 1.0)
-        for network in [part for part in method.modules() if isinstance(part, VideoSegmenter)]:
-            compile_network(network, dynamic)
+        compile_network(method, dynamic=method.preparation.rescale != (1.0, 1.0))
 
 
 def _write_record(
