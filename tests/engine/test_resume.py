@@ -31,17 +31,17 @@ MEMORIES = {
 """Everything that lasts from step to step: averages, frozen teacher, patches, last clips, prototypes, chance."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def settings(make_settings):
     return make_settings(
         method=MEMORIES, training={"steps": 24, "checkpoint_every": 3, "log_every": 2, "workers": 1, "batch_size": 1}
     )
 
 
-@pytest.fixture
-def whole(settings, tmp_path):
+@pytest.fixture(scope="module")
+def whole(settings, tmp_path_factory):
     """The same run without interruption."""
-    return train(settings, tmp_path / "whole", quiet=True)
+    return train(settings, tmp_path_factory.mktemp("runs") / "whole", quiet=True)
 
 
 def same(one: Path, two: Path) -> None:

@@ -246,6 +246,40 @@ def test_a_domain_passes_the_network_once(make_method, make_clip):
     assert len(calls) == 1
 
 
+def test_pairs_that_share_their_current_frame_encode_it_once(make_method, make_clip):
+    network, seen = make_method("source_only").network.eval(), []
+    torch.nn.init.normal_(network.fusion.conv.weight)
+    first, _, last = pairs_of(make_clip)
+    earlier = first._replace(previous=first.previous.flip(-1), flow=-first.flow)  # the very same current tensor
+    pairs = [first, earlier, last]
+    network.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    joint = segment_together(network, pairs, tap=lambda stage, features: features)
+    assert seen == [1 + 3, 1 + 1 + 3]  # current frames, previous ones
+    for output, pair in zip(joint, pairs, strict=True):
+        alone = network(pair)
+        torch.testing.assert_close(output.logits, alone.logits, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(output.aux, alone.aux, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(output.features, alone.features, atol=1e-5, rtol=1e-4)
+    parameters = list(network.parameters())
+
+    def gradients(outputs):
+        return torch.autograd.grad(
+            sum((output.logits**2).mean() + (output.aux**2).mean() for output in outputs), parameters
+        )
+
+    # the shared encoding gathers the gradients of its pairs
+    expected = gradients([network(pair) for pair in pairs])
+    torch.testing.assert_close(gradients(joint), expected, atol=1e-5, rtol=1e-3)
+
+
+def test_still_images_may_share_a_pass_too(make_method, make_clip):
+    network = make_method("source_only").network.eval()
+    image = FramePair(pairs_of(make_clip)[1].current)
+    once, again = segment_together(network, [image, image])
+    torch.testing.assert_close(once.logits, network(image).logits, atol=1e-5, rtol=1e-4)
+    assert torch.equal(once.logits, again.logits)
+
+
 def test_frames_of_different_sizes_pass_one_after_the_other(make_method, make_clip):
     network = make_method("source_only").network.eval()
     pairs = [*pairs_of(make_clip, 1), *pairs_of(make_clip, 1, (48, 64))]

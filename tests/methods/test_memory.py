@@ -162,6 +162,27 @@ def test_two_frames_of_one_batch_take_two_slots():
     assert all(any(torch.equal(frame[0], clip) for frame in drawn) for clip in clips.frame(0))
 
 
+def test_of_more_frames_than_slots_in_one_batch_the_last_ones_are_kept():
+    bank, clips = PatchMemory(CLASSES, slots=2, rare=[POLE]), street(batch=5, pole=20)
+    clips.labels[3, 0] = 0  # holds nothing rare
+    bank.add(clips)
+    assert bank.written[POLE] == 4
+    stored = bank.frames[POLE * 2 : POLE * 2 + 2].float() / 255
+    assert torch.equal(stored, clips.frame(0)[[2, 4]])
+
+
+def test_a_batch_is_remembered_as_its_clips_one_after_the_other():
+    together, alone = (PatchMemory(CLASSES, slots=3, rare=[POLE, SIGN]) for _ in range(2))
+    for seed, pixels in enumerate(({"pole": 20}, {"sign": 20}, {"pole": 17, "sign": 16}, {}, {"pole": 30})):
+        clips = street(seed, batch=2, **pixels)
+        together.add(clips)
+        for i in range(2):
+            alone.add(clips.select(torch.tensor([i])))
+    assert torch.equal(together.written, alone.written)
+    assert torch.equal(together.frames[:-1], alone.frames[:-1])  # the last one takes what is not kept
+    assert torch.equal(together.labels[:-1], alone.labels[:-1])
+
+
 def test_a_frame_is_kept_for_its_rarest_class():
     bank = PatchMemory(CLASSES, rare=[POLE, SIGN])
     bank.add(street(pole=30))

@@ -63,6 +63,29 @@ def test_previous_frame_does_not_move_the_statistics(network: VideoSegmenter) ->
         assert layer.num_batches_tracked == 1 and layer.track_running_stats
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_without_gradient_both_frames_pass_as_one_batch(network: VideoSegmenter, training: bool) -> None:
+    mix_strongly(network)
+    network.train(training)
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.Dropout2d):
+            layer.p = 0.0
+    pair, seen = make_pair(), []
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    both = network.eval().frame_scores(pair.current) if not training else None
+    network.train(training).backbone.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    with torch.no_grad():
+        output = network(pair)
+    assert seen == [2 * len(pair.current)]
+    assert all(len(features) == len(pair.current) for features in output.features.values())
+    for name, tensor in network.state_dict().items():  # no running statistics move, in training mode neither
+        assert torch.equal(tensor, before[name]), name
+    if both is not None:
+        torch.testing.assert_close(output.logits, network(pair).logits, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(output.aux, network(pair).aux, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(output.features, both.features, atol=1e-5, rtol=1e-4)
+
+
 def test_warp_by_whole_cells_is_a_shift() -> None:
     """Cells of a grid of the image's size: a flow of (2, 1) px reads two columns right, one row below."""
     previous, current = torch.rand(1, 3, 8, 10), torch.rand(1, 3, 8, 10)

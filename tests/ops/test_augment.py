@@ -1,4 +1,5 @@
 import cv2
+import kornia.enhance as kornia
 import pytest
 import torch
 
@@ -127,6 +128,22 @@ def test_larger_kernels_blur_more():
     assert spread == sorted(spread, reverse=True)
     constant = torch.full_like(frames, 0.4)
     torch.testing.assert_close(strong_augment(constant, settings, generator()), constant)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_jitter_equals_an_independent_library(seed):
+    """Factors and clamping in the documented order; grey pixels, which have no hue, among the others."""
+    frames = torch.rand(6, 2, 3, 16, 24, generator=generator(seed))
+    frames[:, :, :, :2] = frames[:, :, :1, :2]
+    settings = StrongAugmentation(1, 0.6, 0.7, 1.2, 0.3, grey_probability=0, blur_probability=0)
+    draw = torch.rand(6, 8, generator=generator(7)).unbind(1)
+    expected = frames.transpose(1, 2).reshape(6, 3, 32, 24)
+    expected = kornia.adjust_brightness_accumulative(expected, 0.4 + 1.2 * draw[1])
+    expected = kornia.adjust_contrast_with_mean_subtraction(expected, 0.3 + 1.4 * draw[2])
+    expected = kornia.adjust_saturation_with_gray_subtraction(expected, 2.2 * draw[3])
+    expected = kornia.adjust_hue(expected, (2 * draw[4] - 1) * 0.3 * 2 * torch.pi)
+    expected = expected.view(6, 3, 2, 16, 24).transpose(1, 2)
+    torch.testing.assert_close(strong_augment(frames, settings, generator(7)), expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("size", [3, 7])

@@ -70,6 +70,8 @@ class EmaTeacher(nn.Module):
         """Segment ``pair`` with the chosen statistics; scores without gradient."""
         with inference_statistics(self.network, self.statistics):
             output: SegOutput = self.network(pair)
+        if self.copy is None:  # weights cast here have no gradient, and older versions of torch would reuse them
+            torch.clear_autocast_cache()
         return output
 
     def momentum_at(self, step: int) -> float:
@@ -102,5 +104,5 @@ class EmaTeacher(nn.Module):
 def _state(network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
     """Parameters and floating-point buffers, and the other buffers, in a fixed order."""
     buffers = list(network.buffers())
-    averaged = [*(parameter.detach() for parameter in network.parameters()), *filter(torch.is_floating_point, buffers)]
+    averaged = [*network.parameters(), *filter(torch.is_floating_point, buffers)]
     return averaged, [buffer for buffer in buffers if not buffer.is_floating_point()]

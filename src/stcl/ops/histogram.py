@@ -27,7 +27,8 @@ def match_histogram(frames: Tensor, reference: Tensor) -> Tensor:
     Returns:
         Shape and type of ``frames``; float 0..1, finer than 256 levels.
     """
-    return apply_map(frames, histogram_map(frames, reference))
+    cells = _cells(frames)
+    return _values(cells, _map(_ranks(cells), _ranks(_cells(reference)))).to(frames.dtype)
 
 
 @torch.no_grad()
@@ -38,7 +39,17 @@ def histogram_map(source: Tensor, reference: Tensor) -> Tensor:
         source: ``(B, T, 3, H, W)`` or ``(B, 3, H, W)``, float 0..1.
         reference: the same with its own T, H and W.
     """
-    source_ranks, reference_ranks = _ranks(source), _ranks(reference)  # (B, 3, 256) pixels up to and with each level
+    return _map(_ranks(_cells(source)), _ranks(_cells(reference)))
+
+
+@torch.no_grad()
+def apply_map(frames: Tensor, levels: Tensor) -> Tensor:
+    """Replace each value by its entry in ``levels (B, 3, 256)``; ``frames`` as in :func:`match_histogram`."""
+    return _values(_cells(frames), levels).to(frames.dtype)
+
+
+def _map(source_ranks: Tensor, reference_ranks: Tensor) -> Tensor:
+    """:func:`histogram_map` of two cumulative histograms."""
     # rank / pixels of the two sides, both times both numbers of pixels: integers compare exactly
     wanted = source_ranks * reference_ranks[..., -1:]
     found = reference_ranks * source_ranks[..., -1:]
@@ -52,20 +63,16 @@ def histogram_map(source: Tensor, reference: Tensor) -> Tensor:
     return torch.lerp(lower.float(), upper.float(), share) / (LEVELS - 1)
 
 
-@torch.no_grad()
-def apply_map(frames: Tensor, levels: Tensor) -> Tensor:
-    """Replace each value by its entry in ``levels (B, 3, 256)``; ``frames`` as in :func:`match_histogram`."""
-    values = levels.flatten().index_select(0, _cells(frames).flatten())
-    return values.view(frames.shape).to(frames.dtype)
+def _values(cells: Tensor, levels: Tensor) -> Tensor:
+    return levels.flatten().index_select(0, cells.flatten()).view(cells.shape)
 
 
-def _ranks(frames: Tensor) -> Tensor:
+def _ranks(cells: Tensor) -> Tensor:
     """Cumulative histogram ``(B, 3, 256)`` int64: number of pixels up to and with each level."""
-    cells = _cells(frames).flatten()
     # not bincount: on a GPU it reads the largest value back to the host
-    counts = torch.zeros(len(frames) * 3 * LEVELS, dtype=torch.int64, device=frames.device)
-    counts.scatter_add_(0, cells, torch.ones_like(cells))
-    return counts.view(len(frames), 3, LEVELS).cumsum(-1)
+    counts = torch.zeros(len(cells) * 3 * LEVELS, dtype=torch.int64, device=cells.device)
+    counts.scatter_add_(0, cells.flatten(), torch.ones_like(cells).flatten())
+    return counts.view(len(cells), 3, LEVELS).cumsum(-1)
 
 
 def _cells(frames: Tensor) -> Tensor:
