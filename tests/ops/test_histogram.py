@@ -39,6 +39,13 @@ def test_real_looking_bytes_agree_within_one_level():
     assert (match_histogram(frames, reference)[0] - expected).abs().max() <= 1 / 255 + 1e-6
 
 
+def test_bytes_are_taken_as_they_are():
+    frames, reference = bytes_as_floats(2, 2, 3, 9, 11), bytes_as_floats(2, 1, 3, 8, 8, seed=1, high=90)
+    matched = match_histogram((frames * 255).round().byte(), (reference * 255).round().byte())
+    assert matched.dtype == torch.float32
+    assert torch.equal(matched, match_histogram(frames, reference))
+
+
 def test_an_image_keeps_its_own_histogram():
     frames = bytes_as_floats(2, 3, 16, 16)
     torch.testing.assert_close(match_histogram(frames, frames), frames)

@@ -27,6 +27,7 @@ from stcl.engine.trainer import is_first_process, make_trainer
 from stcl.errors import SettingError, StclError, TrainingError, TrainingStopped
 from stcl.files import write_atomic
 from stcl.methods import AdaptationMethod
+from stcl.methods.base import Statistics
 from stcl.models import VideoSegmenter, recalibrate, save_weights
 from stcl.models.sync_norm import synchronise_norms
 from stcl.types import FramePair
@@ -213,7 +214,7 @@ def _evaluated(settings: Settings, method: AdaptationMethod, data: DomainData, d
     network.load_state_dict(method.evaluated.state_dict())
     if settings.training.channels_last:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    calibrate(network.to(device), settings, data)
+    calibrate(network.to(device), method.evaluation_statistics, data)
     if not all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values()):
         raise TrainingError(
             "Training diverged: the weights would not be finite numbers. Lower method.optimization.learning_rate, or "
@@ -230,9 +231,8 @@ def _publish(network: VideoSegmenter, settings: Settings, folder: RunFolder) -> 
     save_weights(network, folder.weights, metadata)
 
 
-def calibrate(network: VideoSegmenter, settings: Settings, data: DomainData) -> None:
-    """Recompute a network's batch-norm statistics on the domain that the settings name."""
-    domain = settings.method["evaluation_statistics"]
+def calibrate(network: VideoSegmenter, domain: Statistics, data: DomainData) -> None:
+    """Recompute a network's batch-norm statistics on a domain's frames; ``running`` leaves them as they are."""
     if domain != "running":
         device = next(network.parameters()).device
         loader = data.calibration_loader(domain)

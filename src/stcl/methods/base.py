@@ -17,6 +17,7 @@ from stcl.labels import LabelSpace
 from stcl.models import EmaTeacher, VideoSegmenter
 from stcl.ops.augment import StrongAugmentation, crop_clip, flip_clip, rescale_clip, strong_augment
 from stcl.ops.histogram import match_histogram
+from stcl.ops.processes import mean_over_processes
 from stcl.types import ClipSpec, VideoClip
 
 Statistics = Literal["source", "target", "running"]
@@ -158,12 +159,13 @@ class AdaptationMethod(LightningModule):
         torch.manual_seed(self.step_seed("dropout"))  # layers draw from the global generators
         source, target = self.prepare(batch, generator)
         terms = self.losses(source, target, generator)
-        total = torch.stack(list(terms.values())).sum()
-        self.terms = {name: term.detach() for name, term in terms.items()}
+        values = torch.stack(list(terms.values()))
+        means = mean_over_processes(values)  # those of the whole batch
+        self.terms = dict(zip(terms, means.unbind(), strict=True))
         self.clips = [name for clips in batch.values() for name in clips.names]  # type: ignore[attr-defined]
         self.log_dict({f"loss/{name}": term for name, term in self.terms.items()}, batch_size=len(source.names))
-        self.log("loss/total", total.detach(), batch_size=len(source.names))
-        return total
+        self.log("loss/total", means.sum(), batch_size=len(source.names))
+        return values.sum()
 
     def moving_statistics(self) -> list[Tensor]:
         """What a forward pass changes beside gradients: a step that does not count puts these back."""
@@ -185,13 +187,16 @@ class AdaptationMethod(LightningModule):
     def prepare(self, batch: DomainBatch, generator: torch.Generator) -> tuple[VideoClip, VideoClip | None]:
         """Float frames on the device, colours matched, geometry drawn for the whole clip (method sections 3.1, 3.2)."""
         preparation = self.preparation
-        source = batch["source"].to_float()
-        target = batch["target"].to_float() if "target" in batch else None
+        # mirrored as bytes, which are a fourth as large
+        source = self._flip(batch["source"], generator)
+        target = self._flip(batch["target"], generator) if "target" in batch else None
         if preparation.match_histogram and target is not None:
             source = replace(source, frames=match_histogram(source.frames, target.frames[:, :1]))
-        source = self._geometry(source, generator, preparation.rescale)
+        else:
+            source = source.to_float()
+        source = self._geometry(source, preparation.rescale)
         if target is not None:
-            target = self._geometry(target, generator)
+            target = self._geometry(target.to_float())
         if preparation.augment_source:
             source = self.augment(source, generator)
         return source, target
@@ -200,11 +205,11 @@ class AdaptationMethod(LightningModule):
         """Strongly augmented frames, one draw for all frames of a clip."""
         return replace(clip, frames=strong_augment(clip.frames, self.preparation.strong, generator))
 
-    def _geometry(
-        self, clip: VideoClip, generator: torch.Generator, rescale: tuple[float, float] = (1.0, 1.0)
-    ) -> VideoClip:
+    def _flip(self, clip: VideoClip, generator: torch.Generator) -> VideoClip:
         chosen = torch.rand(len(clip.frames), generator=generator, device=clip.frames.device) < self.preparation.flip
-        clip = flip_clip(clip, chosen)
+        return flip_clip(clip, chosen)
+
+    def _geometry(self, clip: VideoClip, rescale: tuple[float, float] = (1.0, 1.0)) -> VideoClip:
         # What sets the shape of tensors must be known to the host: drawn there, from the same (seed, step).
         if rescale != (1.0, 1.0):
             scale, y, x = self._host_draws("scale", 3)

@@ -72,7 +72,8 @@ class VideoSegmenter(nn.Module):
         value [identity, 0] leaves them.
 
         Where no gradient is wanted at all, as of a teacher, both frames pass as one batch: batch statistics are then
-        those of both frames together, and no running statistics move.
+        those of both frames together, no running statistics move, and there are no auxiliary scores, which serve
+        training alone.
 
         Args:
             pair: the frames, their flow, and what does not move.
@@ -88,7 +89,7 @@ class VideoSegmenter(nn.Module):
             current = self.frame_scores(pair.current, tap)
             previous = None if pair.previous is None else self._constant_scores(pair.previous)
         else:
-            both, count = self._constant_scores(torch.cat((pair.current, pair.previous))), len(pair.current)
+            both, count = self._constant_scores(torch.cat((pair.current, pair.previous)), False), len(pair.current)
             features = {stage: tensor[:count] for stage, tensor in both.features.items()}
             current, previous = both.rows(slice(count))._replace(features=features), both.rows(slice(count, None))
         if rows is not None:
@@ -97,10 +98,10 @@ class VideoSegmenter(nn.Module):
             return SegOutput(current.main, current.aux, current.features)
         return self._fuse(current, previous, pair.flow, pair.still)
 
-    def frame_scores(self, image: Tensor, tap: Tap | None = None) -> FrameScores:
-        """Unfused scores phi(x) of float RGB 0..1 ``image (B, 3, H, W)``."""
+    def frame_scores(self, image: Tensor, tap: Tap | None = None, auxiliary: bool = True) -> FrameScores:
+        """Unfused scores phi(x) of float RGB 0..1 ``image (B, 3, H, W)``, those of the auxiliary head if wanted."""
         features = self.backbone(image, tap)
-        aux = None if self.aux_head is None else self.aux_head(features[self.aux_stage])
+        aux = None if self.aux_head is None or not auxiliary else self.aux_head(features[self.aux_stage])
         return FrameScores(self.head(features[self.stage]), aux, features)
 
     @torch.no_grad()
@@ -149,9 +150,9 @@ class VideoSegmenter(nn.Module):
         ]
 
     @torch.no_grad()
-    def _constant_scores(self, image: Tensor) -> FrameScores:
+    def _constant_scores(self, image: Tensor, auxiliary: bool = True) -> FrameScores:
         with hold_statistics(self):
-            return self.frame_scores(image)
+            return self.frame_scores(image, auxiliary=auxiliary)
 
     def _fuse(self, current: FrameScores, previous: FrameScores, flow: Tensor, still: Tensor | None) -> SegOutput:
         warped = align_previous(previous.main, current.main, flow, still)

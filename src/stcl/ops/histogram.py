@@ -21,14 +21,15 @@ def match_histogram(frames: Tensor, reference: Tensor) -> Tensor:
     :func:`histogram_map` and :func:`apply_map`.
 
     Args:
-        frames: ``(B, T, 3, H, W)``, or ``(B, 3, H, W)`` for single images; float 0..1, rounded to 256 levels.
+        frames: ``(B, T, 3, H, W)``, or ``(B, 3, H, W)`` for single images; bytes, or float 0..1, which are rounded to
+            256 levels.
         reference: ``(B, T', 3, H', W')`` or ``(B, 3, H', W')``, likewise; sizes may differ.
 
     Returns:
-        Shape and type of ``frames``; float 0..1, finer than 256 levels.
+        Shape of ``frames``; float 0..1, finer than 256 levels: float32 for bytes, else the type of ``frames``.
     """
     cells = _cells(frames)
-    return _values(cells, _map(_ranks(cells), _ranks(_cells(reference)))).to(frames.dtype)
+    return _values(cells, _map(_ranks(cells), _ranks(_cells(reference))), frames.dtype)
 
 
 @torch.no_grad()
@@ -36,7 +37,7 @@ def histogram_map(source: Tensor, reference: Tensor) -> Tensor:
     """The map that :func:`match_histogram` applies: value at each of the 256 levels, ``(B, 3, 256)`` float32 0..1.
 
     Args:
-        source: ``(B, T, 3, H, W)`` or ``(B, 3, H, W)``, float 0..1.
+        source: ``(B, T, 3, H, W)`` or ``(B, 3, H, W)``, bytes or float 0..1.
         reference: the same with its own T, H and W.
     """
     return _map(_ranks(_cells(source)), _ranks(_cells(reference)))
@@ -45,7 +46,7 @@ def histogram_map(source: Tensor, reference: Tensor) -> Tensor:
 @torch.no_grad()
 def apply_map(frames: Tensor, levels: Tensor) -> Tensor:
     """Replace each value by its entry in ``levels (B, 3, 256)``; ``frames`` as in :func:`match_histogram`."""
-    return _values(_cells(frames), levels).to(frames.dtype)
+    return _values(_cells(frames), levels, frames.dtype)
 
 
 def _map(source_ranks: Tensor, reference_ranks: Tensor) -> Tensor:
@@ -63,8 +64,9 @@ def _map(source_ranks: Tensor, reference_ranks: Tensor) -> Tensor:
     return torch.lerp(lower.float(), upper.float(), share) / (LEVELS - 1)
 
 
-def _values(cells: Tensor, levels: Tensor) -> Tensor:
-    return levels.flatten().index_select(0, cells.flatten()).view(cells.shape)
+def _values(cells: Tensor, levels: Tensor, dtype: torch.dtype) -> Tensor:
+    values = levels.flatten().index_select(0, cells.flatten()).view(cells.shape)
+    return values.to(dtype) if dtype.is_floating_point else values
 
 
 def _ranks(cells: Tensor) -> Tensor:
@@ -77,7 +79,9 @@ def _ranks(cells: Tensor) -> Tensor:
 
 def _cells(frames: Tensor) -> Tensor:
     """For each value its place in a flattened ``(B, 3, 256)`` table, in the shape of ``frames``, int64."""
-    level = (frames.float() * (LEVELS - 1)).round_().clamp_(0, LEVELS - 1).long()
+    if frames.is_floating_point():
+        frames = (frames.float() * (LEVELS - 1)).round_().clamp_(0, LEVELS - 1)
+    level = frames.long()
     table = torch.arange(len(frames) * 3, device=frames.device).mul_(LEVELS)
     between = (1,) * (frames.ndim - 4)  # the axis of frames, where there is one
     return level.add_(table.view(len(frames), *between, 3, 1, 1))
