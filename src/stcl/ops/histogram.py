@@ -71,17 +71,20 @@ def _values(cells: Tensor, levels: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _ranks(cells: Tensor) -> Tensor:
     """Cumulative histogram ``(B, 3, 256)`` int64: number of pixels up to and with each level."""
-    # not bincount: on a GPU it reads the largest value back to the host
-    counts = torch.zeros(len(cells) * 3 * LEVELS, dtype=torch.int64, device=cells.device)
-    counts.scatter_add_(0, cells.flatten(), torch.ones_like(cells).flatten())
+    flat, size = cells.flatten(), len(cells) * 3 * LEVELS
+    if cells.device.type == "cpu":
+        counts = torch.bincount(flat, minlength=size)
+    else:  # there bincount would read the largest value back to the host
+        counts = torch.zeros(size, dtype=torch.int64, device=cells.device)
+        counts.scatter_add_(0, flat.long(), torch.ones_like(flat, dtype=torch.int64))
     return counts.view(len(cells), 3, LEVELS).cumsum(-1)
 
 
 def _cells(frames: Tensor) -> Tensor:
-    """For each value its place in a flattened ``(B, 3, 256)`` table, in the shape of ``frames``, int64."""
+    """For each value its place in a flattened ``(B, 3, 256)`` table, in the shape of ``frames``, int32."""
     if frames.is_floating_point():
         frames = (frames.float() * (LEVELS - 1)).round_().clamp_(0, LEVELS - 1)
-    level = frames.long()
-    table = torch.arange(len(frames) * 3, device=frames.device).mul_(LEVELS)
+    level = frames.int()
+    table = torch.arange(len(frames) * 3, device=frames.device, dtype=torch.int32).mul_(LEVELS)
     between = (1,) * (frames.ndim - 4)  # the axis of frames, where there is one
     return level.add_(table.view(len(frames), *between, 3, 1, 1))
