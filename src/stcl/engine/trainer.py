@@ -31,8 +31,9 @@ def launched_devices(training: TrainingSettings) -> tuple[int | str, int]:
         if "LOCAL_WORLD_SIZE" in environment:  # torchrun
             here = int(environment["LOCAL_WORLD_SIZE"])
             return here, int(environment["WORLD_SIZE"]) // here
-        if SLURMEnvironment.detect() and "SLURM_NTASKS_PER_NODE" in environment:
-            return int(environment["SLURM_NTASKS_PER_NODE"]), int(environment.get("SLURM_NNODES", 1))
+        if "SLURM_STEP_NUM_TASKS" in environment and SLURMEnvironment.detect():  # srun
+            nodes = int(environment.get("SLURM_STEP_NUM_NODES", 1))
+            return int(environment["SLURM_STEP_NUM_TASKS"]) // nodes, nodes
     return training.devices, training.nodes
 
 
