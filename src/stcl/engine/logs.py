@@ -28,8 +28,7 @@ class MetricsFile(Logger):
     def __init__(self, path: Path, start_step: int = 0) -> None:
         super().__init__()
         self.path, self.start_step = path, start_step
-        self._rows: list[dict[str, str]] | None = None
-        self._columns: list[str] = ["step"]
+        self._columns: list[str] = []
 
     @property
     def name(self) -> str:
@@ -47,31 +46,35 @@ class MetricsFile(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Add a row; where a method starts to log more, the file is written anew with the further columns."""
-        if self._rows is None:
-            self._read()
-        assert self._rows is not None
+        if not self._columns:
+            self._begin()
         row = {"step": str(step), **{key: f"{value:.6g}" for key, value in metrics.items() if key != "epoch"}}
         further = sorted(row.keys() - set(self._columns))
-        self._rows.append(row)
-        if further or not self.path.exists():
+        if further:
+            rows = self._rows()
             self._columns += further
-            write_atomic(self.path, self._text(self._rows, header=True).encode())
+            self._write([*rows, row])
         else:
             with self.path.open("a", encoding="utf-8", newline="") as file:
                 file.write(self._text([row], header=False))
 
-    def _read(self) -> None:
-        """The rows of the steps before ``start_step``, as the file has them."""
-        self._rows = []
-        if self.start_step == 0 or not self.path.is_file():
-            self.path.unlink(missing_ok=True)
-            return
+    def _begin(self) -> None:
+        """Keep the rows of the steps before ``start_step``."""
+        self._columns = ["step"]
+        if self.start_step and self.path.is_file():
+            rows = self._rows()
+            self._columns = list(rows[0]) if rows else self._columns
+            self._write([row for row in rows if int(row["step"]) < self.start_step])
+        else:
+            self._write([])
+
+    def _rows(self) -> list[dict[str, str]]:
+        """The whole rows of the file; a kill may have left half of one."""
         with self.path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            found = [row for row in reader if None not in row.values() and row["step"].isdecimal()]
-            self._columns = list(reader.fieldnames or self._columns)
-        self._rows = [row for row in found if int(row["step"]) < self.start_step]
-        write_atomic(self.path, self._text(self._rows, header=True).encode())
+            return [row for row in csv.DictReader(file) if None not in row.values() and row["step"].isdecimal()]
+
+    def _write(self, rows: list[dict[str, str]]) -> None:
+        write_atomic(self.path, self._text(rows, header=True).encode())
 
     def _text(self, rows: list[dict[str, str]], header: bool) -> str:
         text = io.StringIO()

@@ -56,12 +56,14 @@ class Report:
 class StepBoundary(Callback):
     """Leaves steps out whose loss or gradients are not finite, saves checkpoints, stops when asked to.
 
-    A step that is left out changes nothing: the optimiser skips it and the batch statistics go back to what they were,
+    A step that is left out leaves the student as it was: the optimiser skips it and the batch statistics go back,
     both decided on the device. The checkpoint of step k is saved when batch k + 1 is about to begin, where everything
     that belongs to step k has happened.
     """
 
-    def __init__(self, folder: RunFolder, settings: TrainingSettings, stop: StopRequest, seconds: float) -> None:
+    def __init__(
+        self, folder: RunFolder, settings: TrainingSettings, stop: StopRequest, step: int = 0, seconds: float = 0.0
+    ) -> None:
         self.folder, self.settings, self.stop = folder, settings, stop
         self.skipped: list[int] = []
         self.loss = float("nan")
@@ -69,7 +71,7 @@ class StepBoundary(Callback):
         self._started = time.monotonic()
         self._reports: deque[Report] = deque()
         self._kept: list[tuple[list[Tensor], Tensor]] = []
-        self._last_saved = 0
+        self._last_saved = step
 
     @property
     def seconds(self) -> float:
@@ -160,7 +162,8 @@ class StepBoundary(Callback):
         """The first process says how far the run is."""
         if trainer.is_global_zero:
             skipped = {"skipped_steps": self.skipped} if self.skipped else {}
-            self.folder.write_status(state, trainer.global_step, self.settings.steps, self.seconds, **skipped, **more)
+            step = max(trainer.global_step, self._last_saved)  # before training has begun Lightning knows of none
+            self.folder.write_status(state, step, self.settings.steps, self.seconds, **skipped, **more)
 
     def _leave_out(self, optimizer: torch.optim.Optimizer, bad: Tensor, scaled: bool) -> None:
         """A fused optimiser does nothing where ``found_inf`` is 1; batch statistics go back to what they were."""

@@ -90,9 +90,9 @@ def _run(settings: Settings, folder: RunFolder, start: Resume | None, quiet: boo
     first, stop = is_first_process(), StopRequest()
     method = build_method(settings)
     data = DomainData(settings, method.source_spec, method.target_spec)
-    seconds = (folder.seconds() or 0.0) if start else 0.0
-    boundary = StepBoundary(folder, settings.training, stop, seconds)
-    trainer = make_trainer(settings, folder, boundary, [CompleteState(settings)], start.step if start else 0, quiet)
+    step, seconds = (start.step, folder.seconds() or 0.0) if start else (0, 0.0)
+    boundary = StepBoundary(folder, settings.training, stop, step, seconds)
+    trainer = make_trainer(settings, folder, boundary, [CompleteState(settings)], step, quiet)
     _prepare(method, settings, trainer)
     if first:
         _write_record(settings, folder, start, data, trainer)  # only now: bad settings leave no folder behind

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from kornia.enhance import adjust_hue
 from kornia.filters import filter2d_separable
 from torch import Tensor
 
@@ -116,8 +115,27 @@ def _jitter(image: Tensor, settings: StrongAugmentation, draw: tuple[Tensor, ...
     mean = _grey(image).mean((-2, -1), keepdim=True)
     image = torch.lerp(mean, image, factor(settings.contrast, draw[1])).clamp_(0, 1)
     image = torch.lerp(_grey(image), image, factor(settings.saturation, draw[2])).clamp_(0, 1)
-    turn = (2 * draw[3] - 1) * settings.hue * 2 * torch.pi  # radians
-    return adjust_hue(image, turn).clamp_(0, 1) if settings.hue > 0 else image
+    return _turn_hue(image, (2 * draw[3] - 1) * settings.hue).clamp_(0, 1) if settings.hue > 0 else image
+
+
+def _turn_hue(image: Tensor, turn: Tensor) -> Tensor:
+    """Turn the hue of ``(B, 3, H, W)`` by ``turn (B,)``, a share of the colour circle; HSV value and chroma stay.
+
+    A channel is ``value - chroma * clamp(2 - |k - 2|, 0, 1)`` with ``k = (n + 6 hue) mod 6``, n = 5, 3, 1 for R, G, B.
+    """
+    red, green, blue = image.unbind(1)
+    value = image.amax(1)
+    chroma = value - image.amin(1)
+    # Of the largest channel: 1 or 0. Products choose faster than torch.where does on a CPU.
+    is_red = (red == value).to(image.dtype)
+    is_green = (green == value).to(image.dtype) * (1 - is_red)
+    is_blue = 1 - is_red - is_green
+    hue = is_red * (green - blue) + is_green * (blue - red) + is_blue * (red - green)
+    hue = hue.div_(chroma.clamp(min=1e-12)).add_(is_green, alpha=2).add_(is_blue, alpha=4)  # in sixths of the circle
+    hue += 6 * turn.view(-1, 1, 1)
+    k = torch.stack([hue + n for n in (5, 3, 1)], dim=1)
+    k.sub_((k / 6).floor_(), alpha=6)
+    return torch.addcmul(value.unsqueeze(1), chroma.unsqueeze(1), (2 - k.sub_(2).abs_()).clamp_(0, 1), value=-1)
 
 
 def _blur(image: Tensor, kernels_px: tuple[int, ...], size: Tensor) -> Tensor:
