@@ -41,7 +41,7 @@ class DilatedSum(nn.Module):
         """The sum, on the same grid."""
         total: Tensor = self.conv2d_list[0](features)
         for convolution in self.conv2d_list[1:]:
-            total = total + convolution(features)
+            total += convolution(features)  # in place: nobody needs the parts again
         return total
 
 

@@ -43,8 +43,10 @@ class Bottleneck(nn.Module):
         shortcut = features if self.downsample is None else self.downsample(features)
         hidden = self.relu(self.bn1(self.conv1(features)))
         hidden = self.relu(self.bn2(self.conv2(hidden)))
-        output: Tensor = self.relu(self.bn3(self.conv3(hidden)) + shortcut)
-        return output
+        output: Tensor = self.bn3(self.conv3(hidden))
+        output += shortcut
+        activated: Tensor = self.relu(output)
+        return activated
 
 
 class ResNet(Backbone):

@@ -46,7 +46,8 @@ class ResidualBlock(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Residual function plus shortcut, then ReLU."""
         hidden = self.norm(self.second(self.first(features)))
-        return F.relu(hidden + self.shortcut(features), inplace=True)
+        hidden += self.shortcut(features)
+        return F.relu(hidden, inplace=True)
 
 
 class TopDown(nn.Module):
@@ -63,7 +64,8 @@ class TopDown(nn.Module):
         """``(B, coarse, h, w)`` and ``(B, fine, h', w')`` to ``(B, outputs, h', w')``."""
         lifted = self.from_coarse(coarse)  # (B, outputs, h, w)
         lifted = F.interpolate(lifted, fine.shape[-2:], mode="bilinear", align_corners=True)  # fine's grid
-        merged = F.relu(self.norm(lifted + self.from_fine(fine)), inplace=True)
+        lifted += self.from_fine(fine)
+        merged = F.relu(self.norm(lifted), inplace=True)
         smoothed: Tensor = self.smooth(merged)
         return smoothed
 
