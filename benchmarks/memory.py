@@ -138,6 +138,7 @@ def counted(settings: Settings, fake: bool = True) -> tuple[int, int]:
             empty_out(method, stack.enter_context(FakeTensorMode()))
             host = patch.object(FakeTensor, "tolist", lambda tensor: [0.5] * tensor.numel(), create=True)
             stack.enter_context(host)  # where the windows lie is drawn on the host
+            stack.enter_context(patch("torch.bincount", empty_counts))
         stack.enter_context(live)
         for tensor in (*method.parameters(), *method.buffers()):
             live.see(tensor)
@@ -148,6 +149,11 @@ def counted(settings: Settings, fake: bool = True) -> tuple[int, int]:
             steady, live.peak = live.now, live.now
             driver.step(batch)
     return steady, live.peak
+
+
+def empty_counts(values: torch.Tensor, minlength: int) -> torch.Tensor:
+    """``torch.bincount``, whose size would depend on contents."""
+    return torch.empty(minlength, dtype=torch.int64, device=values.device)
 
 
 def empty_out(method: AdaptationMethod, mode: FakeTensorMode) -> None:
