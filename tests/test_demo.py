@@ -73,6 +73,28 @@ def test_the_demo_leaves_a_page_a_film_and_a_summary(tiny_demo, tmp_path, capsys
     assert message.count("\n") == 1
 
 
+def test_an_interrupted_demo_goes_on(tiny_demo, tmp_path, monkeypatch):
+    """Trainings that were done are kept; the one under way goes on; another seed starts over."""
+    out, evaluate = tmp_path / "demo", demo.evaluate
+
+    def breaks(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "evaluate", breaks)
+    assert main(["demo", "--out", str(out)]) == 130
+    weights = [out / "runs" / method / "model.safetensors" for method in demo.METHODS]
+    before = [(path.read_bytes(), path.stat().st_mtime_ns) for path in weights]
+    weights[-1].unlink()
+    monkeypatch.setattr(demo, "evaluate", evaluate)
+    assert main(["demo", "--out", str(out)]) == 0
+    after = [(path.read_bytes(), path.stat().st_mtime_ns) for path in weights]
+    assert after[:-1] == before[:-1]
+    assert after[-1][0] == before[-1][0]
+    (out / "summary.json").unlink()
+    assert main(["demo", "--out", str(out), "--seed", "1"]) == 0
+    assert weights[0].read_bytes() != before[0][0]
+
+
 def _is_clean(out: Path) -> bool:
     """No half-written file is left."""
     return not [path for path in out.rglob("*") if path.suffix in (".tmp", ".partial") or path.name.startswith(".")]

@@ -18,8 +18,9 @@ from stcl.engine.check import check_settings
 from stcl.engine.config import merge, read_yaml
 from stcl.engine.datamodule import training_clips
 from stcl.engine.evaluate import evaluate
+from stcl.engine.folder import RunFolder
 from stcl.engine.settings import Settings
-from stcl.engine.train import train
+from stcl.engine.train import resume, train
 from stcl.errors import SettingError
 from stcl.files import write_atomic
 from stcl.flow import precompute
@@ -64,7 +65,6 @@ def run_demo(out: Path, seed: int = 0) -> dict[str, Any]:
         return _finished(out, seed, console)
     runs = {method: out / "runs" / method for method in METHODS}
     settings = {method: demo_settings(method, out, seed) for method in METHODS}
-    shutil.rmtree(out / "runs", ignore_errors=True)  # a demo that was interrupted starts its training over
     seconds: dict[str, float] = {}
     with _step(console, seconds, "render", "Rendering TwinStreets in two looks"):
         for name, request in EXPORTS.items():
@@ -73,7 +73,7 @@ def run_demo(out: Path, seed: int = 0) -> dict[str, Any]:
         compute_flow(settings["stcl"])
     for method, run in runs.items():
         with _step(console, seconds, f"train {method}", f"Training: {settings[method].title}"):
-            train(settings[method], run)
+            _train(settings[method], run)
     with _step(console, seconds, "evaluate", "Measuring on unseen camera streets"):
         results = {method: evaluate(run) for method, run in runs.items()}
     with _step(console, seconds, "video", "Filming"):
@@ -108,6 +108,16 @@ def demo_settings(method: str, out: Path, seed: int) -> Settings:
         "flow": {"cache": str(out / "data" / "flow")},
     }
     return check_settings(merge(read_yaml(path), places), str(path))
+
+
+def _train(settings: Settings, run: Path) -> None:
+    """Train, or go on where an interrupted demo stopped; what another configuration has left is removed."""
+    config = RunFolder(run).config
+    if config.is_file() and config.read_text(encoding="utf-8") == settings.dump():
+        resume(run)
+    else:
+        shutil.rmtree(run, ignore_errors=True)
+        train(settings, run)
 
 
 def compute_flow(settings: Settings) -> None:
