@@ -1,6 +1,7 @@
 """Checkpoints of a run: whole or not there, checked when they are read, and with the one before as a reserve."""
 
 import io
+import pickle
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,7 +66,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is no whole checkpoint ({error}).") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}).") from None
-    except Exception as error:  # noqa: BLE001  torch.load raises of all kinds; all of them mean the same here
+    except (pickle.UnpicklingError, RuntimeError, LookupError, ValueError, TypeError) as error:  # of torch.load
         raise CheckpointError(f"{path} is no checkpoint of a run ({str(error).splitlines()[0]}).") from None
     if not isinstance(checkpoint, dict) or ABOUT not in checkpoint:
         raise CheckpointError(f"{path} is no checkpoint of a run: it does not say of which.")
