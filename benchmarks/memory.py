@@ -36,7 +36,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from stcl.engine.config import load_settings
-from stcl.engine.networks import build_method
+from stcl.engine.networks import build_method, prepare_networks
 from stcl.engine.settings import Settings
 from stcl.methods import AdaptationMethod, DomainBatch
 from stcl.resources import config_path, list_presets
@@ -117,9 +117,7 @@ def batch_for(method: AdaptationMethod, settings: Settings) -> DomainBatch:
 def method_for(settings: Settings) -> AdaptationMethod:
     """The method as training builds it."""
     method = build_method(settings)
-    method.network.backbone.gradient_checkpointing = settings.training.gradient_checkpointing
-    if settings.training.channels_last:
-        method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    prepare_networks(method, settings.training)
     return method
 
 

@@ -22,7 +22,6 @@ from stcl.engine.steps import StepBoundary
 from stcl.labels import IGNORE
 from stcl.methods import AdaptationMethod, DomainBatch
 from stcl.methods.stcl import STCL
-from stcl.models import VideoSegmenter
 from stcl.types import ClipSpec, VideoClip
 
 BLOCKS = 16
@@ -99,7 +98,7 @@ class Driver:
         for group, rate in zip(self.optimizer.param_groups, self.schedule.base_lrs, strict=True):
             group["lr"] = rate * method.optimization.factor(step, training.steps)
         without_checkpoints = replace(training, checkpoint_every=sys.maxsize)
-        self.boundary = StepBoundary(None, without_checkpoints, StopRequest(), 0.0)  # type: ignore[arg-type]
+        self.boundary = StepBoundary(None, without_checkpoints, StopRequest())  # type: ignore[arg-type]
         method.train()
 
     def step(self, data: DomainBatch) -> None:
@@ -127,11 +126,6 @@ class Driver:
         self.schedule.step()
         self.trainer.global_step += 1
         self.method.on_train_batch_end(loss, batch, 0)
-
-
-def networks_of(method: AdaptationMethod) -> list[VideoSegmenter]:
-    """Student and teachers."""
-    return [part for part in method.modules() if isinstance(part, VideoSegmenter)]
 
 
 def settle(device: torch.device) -> None:

@@ -53,13 +53,13 @@ from measure import finish_line, machine, median_seconds
 from published_network import contestants
 from rich.console import Console
 from rich.table import Table
-from stepping import Driver, Parts, networks_of, settle, synthetic_batch
+from stepping import Driver, Parts, settle, synthetic_batch
 from torch.utils.flop_counter import FlopCounterMode
 from yardstick import Draws, PublishedStep
 
 import stcl
 import stcl.methods.stcl as algorithm
-from stcl.engine.networks import build_method
+from stcl.engine.networks import build_method, prepare_networks
 from stcl.engine.settings import Settings
 from stcl.errors import SettingError, StclError
 from stcl.methods import DomainBatch
@@ -154,7 +154,8 @@ def measure(settings: Settings, device: torch.device, options: argparse.Namespac
     batches = [synthetic_batch(method, settings, seed) for seed in range(BATCHES)]
     start = settings.training.steps // 2
     yardstick = PublishedStep(method, settings.training.steps) if options.yardstick_steps else None
-    prepare_networks(method, settings)
+    prepare_networks(method, settings.training)
+    torch.backends.cudnn.benchmark = not settings.training.deterministic  # as training; serves the yardstick, too
     ours = Driver(method, settings, start)
     for batch in batches[:WARM_UP]:
         ours.step(batch)
@@ -223,20 +224,6 @@ def compare(
             ]
             ours.trainer.global_step += 1
     return max(losses), max(gradients)
-
-
-def prepare_networks(method: STCL, settings: Settings) -> None:
-    """What training does before its first step; the choice of cuDNN's algorithms serves the yardstick, too."""
-    training = settings.training
-    torch.backends.cudnn.benchmark = not training.deterministic
-    method.network.backbone.gradient_checkpointing = training.gradient_checkpointing
-    if training.channels_last:
-        method.to(memory_format=torch.channels_last)
-    if training.compile:
-        from stcl.models.compilation import compile_network
-
-        for network in networks_of(method):
-            compile_network(network)
 
 
 def race(

@@ -37,20 +37,15 @@ class ClipSampler(Sampler[list[int]]):
                 f"A clip sampler needs length and batch size of at least 1, seed and start step of at least 0; "
                 f"found length={length}, batch_size={batch_size}, seed={seed}, start_step={start_step}."
             )
-        if batch_size % world:
-            raise SettingError(
-                f"training.batch_size {batch_size} cannot be split over {world} devices: it counts the clips of a step "
-                f"on all devices together. Make it a multiple of {world}."
-            )
+        self.share = process_share(batch_size, world)
         self.length, self.batch_size, self.seed, self.start_step = length, batch_size, seed, start_step
-        self.rank, self.world = rank, world
+        self.rank = rank
         self._permutation = (-1, np.empty(0, np.int64))  # epoch and its order
 
     def batch(self, step: int) -> list[int]:
         """This process's indices of batch ``step``."""
-        share = self.batch_size // self.world
-        first = step * self.batch_size + self.rank * share
-        return [self._index(position) for position in range(first, first + share)]
+        first = step * self.batch_size + self.rank * self.share
+        return [self._index(position) for position in range(first, first + self.share)]
 
     def __iter__(self) -> Iterator[list[int]]:
         step = self.start_step
@@ -63,6 +58,16 @@ class ClipSampler(Sampler[list[int]]):
         if self._permutation[0] != epoch:
             self._permutation = epoch, np.random.default_rng([self.seed, epoch]).permutation(self.length)
         return int(self._permutation[1][place])
+
+
+def process_share(batch_size: int, world: int) -> int:
+    """Clips of a batch for each of ``world`` processes."""
+    if batch_size % world:
+        raise SettingError(
+            f"training.batch_size {batch_size} cannot be split over {world} devices: it counts the clips of a step on "
+            f"all devices together. Make it a multiple of {world}."
+        )
+    return batch_size // world
 
 
 class ClipLoader(DataLoader[VideoClip]):

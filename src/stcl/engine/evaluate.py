@@ -1,7 +1,6 @@
 """Evaluation: a trained network on labelled target frames, one confusion matrix, one ``results.json``."""
 
 import json
-import logging
 import math
 import time
 from dataclasses import replace
@@ -22,7 +21,7 @@ from stcl.engine.folder import RunFolder
 from stcl.engine.networks import load_trained
 from stcl.engine.provenance import describe_code, describe_environment
 from stcl.engine.settings import Settings
-from stcl.engine.trainer import launched_devices
+from stcl.engine.trainer import launched_devices, quiet_lightning
 from stcl.errors import DataError, SettingError
 from stcl.files import write_atomic
 from stcl.labels import LabelSpace
@@ -96,8 +95,7 @@ def launch(settings: Settings, devices: int) -> None:
     here, nodes = launched_devices(replace(settings.training, devices=devices, nodes=1))
     if world_size() > 1 or (here, nodes) == (1, 1):
         return
-    for part in ("fabric", "pytorch"):
-        logging.getLogger(f"lightning.{part}").setLevel(logging.WARNING)
+    quiet_lightning()
     try:
         Fabric(accelerator=device_of(settings), devices=here, num_nodes=nodes, strategy="ddp").launch()
     except (MisconfigurationException, ValueError, TypeError) as error:

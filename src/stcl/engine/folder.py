@@ -111,9 +111,9 @@ class RunFolder:
         """``run.json``; empty where there is none."""
         return self._read_json(self.record)
 
-    def compare_data(self, found: dict[str, Any]) -> None:
+    def compare_data(self, before: dict[str, Any], found: dict[str, Any]) -> None:
         """Refuse to go on with other data than the run began with; ``found`` is what they are now."""
-        for domain, known in self.read_record().get("data", {}).items():
+        for domain, known in before.items():
             now = found.get(domain, {})
             differences = [
                 f"{key} {known[key]}, now {now.get(key)}"

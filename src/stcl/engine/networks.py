@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from stcl.engine.settings import Settings
+from stcl.engine.settings import Settings, TrainingSettings
 from stcl.errors import CheckpointError, SettingError, StclError
 from stcl.methods import AdaptationMethod
 from stcl.models import VideoSegmenter, build_segmenter, load_weights
@@ -17,6 +17,17 @@ def build_method(settings: Settings) -> AdaptationMethod:
     return settings.method_class(
         network=build_network(settings), space=settings.space, seed=settings.seed, **settings.method
     )
+
+
+def prepare_networks(method: AdaptationMethod, training: TrainingSettings) -> None:
+    """How a method's networks run in training: what is kept for the backward pass, memory format, compilation."""
+    method.network.backbone.gradient_checkpointing = training.gradient_checkpointing
+    if training.channels_last:
+        method.to(memory_format=torch.channels_last)
+    if training.compile:
+        from stcl.models.compilation import compile_network  # brings torch's compiler in, which takes seconds
+
+        compile_network(method, dynamic=method.preparation.rescale != (1.0, 1.0))
 
 
 def build_network(settings: Settings) -> VideoSegmenter:

@@ -18,13 +18,13 @@ from stcl.engine.checkpoint import FREE_KEYS, CompleteState, Resume, changed_key
 from stcl.engine.config import load_settings
 from stcl.engine.datamodule import DomainData
 from stcl.engine.folder import RunFolder
-from stcl.engine.networks import build_method, untrained
+from stcl.engine.networks import build_method, prepare_networks, untrained
 from stcl.engine.provenance import describe_run
 from stcl.engine.settings import Settings
 from stcl.engine.signals import StopRequest
 from stcl.engine.steps import StepBoundary
 from stcl.engine.trainer import is_first_process, make_trainer
-from stcl.errors import SettingError, StclError, TrainingError, TrainingStopped
+from stcl.errors import SettingError, TrainingError, TrainingStopped
 from stcl.files import write_atomic
 from stcl.methods import AdaptationMethod
 from stcl.methods.base import Statistics
@@ -93,7 +93,9 @@ def _run(settings: Settings, folder: RunFolder, start: Resume | None, quiet: boo
     step, seconds = (start.step, folder.seconds() or 0.0) if start else (0, 0.0)
     boundary = StepBoundary(folder, settings.training, stop, step, seconds)
     trainer = make_trainer(settings, folder, boundary, [CompleteState(settings)], step, quiet)
-    _prepare(method, settings, trainer)
+    if settings.training.sync_batchnorm and trainer.world_size > 1:
+        synchronise_norms(method, trainer.strategy.root_device.type)
+    prepare_networks(method, settings.training)
     if first:
         _write_record(settings, folder, start, data, trainer)  # only now: bad settings leave no folder behind
     with folder.lock() if first else nullcontext(), stop.restored():
@@ -115,20 +117,6 @@ def _run(settings: Settings, folder: RunFolder, start: Resume | None, quiet: boo
     return folder.path
 
 
-def _prepare(method: AdaptationMethod, settings: Settings, trainer: Trainer) -> None:
-    """How the networks run: memory format, what is kept for the backward pass, statistics, compilation."""
-    training = settings.training
-    method.network.backbone.gradient_checkpointing = training.gradient_checkpointing
-    if training.sync_batchnorm and trainer.world_size > 1:
-        synchronise_norms(method, trainer.strategy.root_device.type)
-    if training.channels_last:
-        method.to(memory_format=torch.channels_last)
-    if training.compile:
-        from stcl.models.compilation import compile_network  # brings torch's compiler in, which takes seconds
-
-        compile_network(method, dynamic=method.preparation.rescale != (1.0, 1.0))
-
-
 def _write_record(
     settings: Settings, folder: RunFolder, start: Resume | None, data: DomainData, trainer: Trainer
 ) -> None:
@@ -139,7 +127,7 @@ def _write_record(
         folder.claim(settings, record)
         return
     known = folder.read_record()
-    folder.compare_data(record["data"])
+    folder.compare_data(known.get("data", {}), record["data"])
     notes = [*start.notes]
     if start.processes not in (0, trainer.world_size):
         notes.append(
@@ -169,8 +157,6 @@ def _fit(
             trainer.fit(method, datamodule=data, ckpt_path=path)
     except SystemExit:  # how Lightning answers Ctrl+C and SIGTERM before training has begun
         raise KeyboardInterrupt from None
-    except StclError:
-        raise
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 
+from stcl.data.loading import process_share
 from stcl.engine.checkpoint import CheckpointFile
 from stcl.engine.folder import RunFolder
 from stcl.engine.logs import MetricsFile, StepProgress
@@ -37,6 +38,12 @@ def launched_devices(training: TrainingSettings) -> tuple[int | str, int]:
     return training.devices, training.nodes
 
 
+def quiet_lightning() -> None:
+    """Lightning speaks only of what went wrong."""
+    for part in ("fabric", "pytorch"):
+        logging.getLogger(f"lightning.{part}").setLevel(logging.WARNING)
+
+
 def make_trainer(
     settings: Settings, folder: RunFolder, boundary: StepBoundary, extra: list[Callback], start_step: int, quiet: bool
 ) -> Trainer:
@@ -51,8 +58,7 @@ def make_trainer(
         quiet: no progress bar.
     """
     training = settings.training
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    quiet_lightning()
     devices, nodes = launched_devices(training)
     callbacks = [boundary, *extra, *([] if quiet else [StepProgress(boundary)])]
     plugins: list[Any] = [CheckpointFile()]
@@ -103,11 +109,7 @@ def _check(trainer: Trainer, training: TrainingSettings) -> None:
             f"training.precision {training.precision!r} is not possible on {trainer.accelerator.name()}, only on a "
             f"GPU. Take {trainer.precision!r}, or 32-true."
         )
-    if training.batch_size % trainer.world_size:
-        raise SettingError(
-            f"training.batch_size {training.batch_size} cannot be split over {trainer.world_size} devices: it counts "
-            f"the clips of a step on all devices together. Make it a multiple of {trainer.world_size}."
-        )
+    process_share(training.batch_size, trainer.world_size)
 
 
 def _data_parallel() -> DDPStrategy:

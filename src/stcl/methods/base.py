@@ -224,8 +224,12 @@ class AdaptationMethod(LightningModule):
                     f"method.preparation.crop is {width}x{height} px, but clips have {clip.size[1]}x{clip.size[0]} px "
                     "(source clips may shrink by method.preparation.rescale). Make the crop smaller."
                 )
-            clip = _window(clip, (height, width), *self._host_draws("window", 2))
+            clip = self.draw_window(clip, (height, width))
         return clip
+
+    def draw_window(self, clip: VideoClip, size: tuple[int, int]) -> VideoClip:
+        """A random window of ``size (height, width)``, at one relative place for all clips of a step."""
+        return _window(clip, size, *self._host_draws("window", 2))
 
     def _host_draws(self, stream: Stream, count: int) -> list[float]:
         return torch.rand(count, generator=torch.Generator().manual_seed(self.step_seed(stream))).tolist()

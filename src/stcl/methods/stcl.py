@@ -21,7 +21,6 @@ from stcl.methods.settings import Alignment, FeatureFusion, SequenceFusion, Teac
 from stcl.models import EmaTeacher, Tap
 from stcl.models.joint import segment_together
 from stcl.ops.align import aggregate, class_centroids, contrastive, mmd, temporal_weights
-from stcl.ops.augment import crop_clip
 from stcl.ops.losses import segmentation_loss
 from stcl.ops.mixing import FusedClip, PatchSequence, choose_classes, classes_present, cut, fuse
 from stcl.ops.pseudo_labels import (
@@ -228,10 +227,7 @@ class STCL(AdaptationMethod):
                 f"{size[1]}x{size[0]} px, so patches cannot be pasted. Make source.size at least target.size, also "
                 "after method.preparation.rescale."
             )
-        host = torch.Generator().manual_seed(self.step_seed("window"))
-        y, x = torch.rand(2, generator=host).tolist()
-        top, left = int(y * (source.size[0] - size[0] + 1)), int(x * (source.size[1] - size[1] + 1))
-        return crop_clip(source, top, left, size)
+        return self.draw_window(source, size)
 
     def _feature_tap(self, out_fs: SegOutput, mask: Tensor) -> Tap | None:
         """Replaces ``g(F_t)`` by ``0.3 g(F_s) + 0.7 g(F_t)`` inside the patches; the last rows of the pass are F_t."""

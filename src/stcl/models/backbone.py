@@ -115,9 +115,8 @@ def untapped(_stage: str, features: Tensor) -> Tensor:
 
 def freeze_affine(module: nn.Module) -> None:
     """Stop the gradient of every batch-norm scale and shift in ``module``; the statistics still follow the data."""
-    for layer in module.modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            layer.requires_grad_(False)
+    for layer in norm_layers(module):
+        layer.requires_grad_(False)
 
 
 def channel_constants(values: tuple[float, float, float]) -> Tensor:
