@@ -10,11 +10,11 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "stcl"
 MODULE_LINES = 300
 FUNCTION_LINES = 60
-PACKAGE_LINES = 10_000  # without the built-in benchmark: a renderer is a second product, with a limit of its own
+PACKAGE_LINES = 13_000  # without the built-in benchmark: a renderer is a second product, with a limit of its own
 BENCHMARK_LINES = 3000
 
 FOUNDATION = {"types", "labels", "errors", "files", "resources"}
-ANYTHING = {"stcl", "cli", "options", "demo", "__main__"}
+ANYTHING = {"stcl", "cli", "options", "demo", "arena", "__main__"}
 ALLOWED = {
     "ops": set(),
     "models": {"ops"},
@@ -29,7 +29,7 @@ ALLOWED = {
 
 SHARED = {
     "data": {"base", "io", "loading", "check"},
-    "methods": {"base", "memory", "settings"},
+    "methods": {"base", "memory", "self_training", "settings"},
     "flow": {"cache", "precompute"},
 }
 """Folders whose modules are siblings, and the modules that the siblings may share."""
@@ -132,6 +132,7 @@ def test_no_circle():
         ("stcl.data", "stcl.data.viper", True),
         ("stcl.data.viper", "stcl.flow.dis", False),
         ("stcl.methods.stcl", "stcl.methods.tps", False),
+        ("stcl.methods.stcl", "stcl.methods.self_training", True),
         ("stcl.methods.stcl", "stcl.data.base", False),
         ("stcl.ops.warp", "stcl.types", True),
         ("stcl.types", "stcl.ops.warp", False),

@@ -159,7 +159,7 @@ def test_flow_of_other_frames_and_sizes(refuse_train, refuse, world):
     ("words", "message"),
     [
         (("--training.step", "3"), "command line, group training: Unknown key 'step'. Did you mean 'steps'?"),
-        (("--method.name", "tps"), "command line: Unknown method.name 'tps'. Known: source_only, stcl."),
+        (("--method.name", "mmseg"), "command line: Unknown method.name 'mmseg'. Known: source_only, tps, dacs, stcl."),
         (("--source.name", "synthia"), "command line: Unknown source.name 'synthia'. Did you mean 'synthia_seq'?"),
         (("--network.backbone", "resnet10"), "Unknown network.backbone 'resnet10'. Did you mean 'resnet101'?"),
         (("--space", "synthia"), "command line: Unknown space 'synthia'. Known: synthia_seq-cityscapes_seq,"),

@@ -18,16 +18,20 @@ if TYPE_CHECKING:
     from stcl.engine.settings import Settings
     from stcl.models import VideoSegmenter
     from stcl.report import Comparison
+    from stcl.report.arena import ArenaTable
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "analyse",
     "evaluate",
+    "inspect",
     "list_datasets",
     "list_methods",
     "load_model",
     "load_settings",
     "resume",
+    "run_arena",
     "train",
     "write_report",
 ]
@@ -76,11 +80,57 @@ def evaluate(
     return measure(Path(run), split, root, out, samples, quiet)
 
 
+def inspect(subject: "Settings | str | Path", out: str | Path, steps: int = 8) -> Path:
+    """Write a page about what enters a training step into the folder ``out`` and return its path.
+
+    Args:
+        subject: settings, or the folder of a run, which is watched from its last checkpoint on.
+        out: a new or empty folder, or one of an earlier inspection.
+        steps: how many to take; the last one is shown. See :func:`stcl.engine.inspect.inspect`.
+    """
+    from stcl.engine.inspect import inspect as watch
+    from stcl.report.inspect import write_inspection
+
+    return write_inspection(watch(Path(subject) if isinstance(subject, str) else subject, Path(out), steps))
+
+
+def analyse(
+    runs: Sequence[str | Path],
+    out: str | Path,
+    split: str | None = None,
+    frames: int = 100,
+    against: str | Path | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Compare the pseudo labels of runs with the target's labels; writes ``analysis.json`` and a page into ``out``.
+
+    Args and the returned document: :func:`stcl.engine.analyse.analyse`; ``against``: an evaluated run whose mistakes
+    are compared with those of ``runs``, which are evaluated, too.
+    """
+    from stcl.engine.analyse import analyse as look
+    from stcl.report.analysis import changed_mistakes, write_analysis
+
+    paths = [Path(run) for run in runs]
+    changes = [] if against is None else changed_mistakes(Path(against), paths)  # refuses before the work begins
+    document = look(paths, Path(out), split, frames, quiet, changes)
+    write_analysis(Path(out))
+    return document
+
+
 def write_report(runs: Sequence[str | Path], out: str | Path) -> "Comparison":
     """Write ``report.html``, ``results.md`` and ``results.csv`` about evaluated runs into the folder ``out``."""
     from stcl.report import write_report as write
 
     return write([Path(run) for run in runs], Path(out))
+
+
+def run_arena(
+    config: str | Path, out: str | Path, jobs: int = 1, quiet: bool = False, only: Sequence[str] = ()
+) -> "ArenaTable":
+    """Run methods x seeds x pairs as far as they are missing, and write one table: :func:`stcl.arena.run_arena`."""
+    from stcl.arena import run_arena as run
+
+    return run(config, Path(out), jobs, quiet, only)
 
 
 def load_model(run_or_weights: str | Path) -> "VideoSegmenter":

@@ -15,7 +15,8 @@ from stcl.resources import config_path
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status.
 
-    0 done, 2 a mistake that the message explains, 75 asked to stop and saved (start it again), 130 interrupted.
+    0 done, 1 a run of an arena failed, 2 a mistake that the message explains, 75 asked to stop and saved (start it
+    again), 130 interrupted.
     """
     parser = build_parser()
     words = list(sys.argv[1:] if argv is None else argv)
@@ -24,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     arguments.overrides, arguments.words = rest, words
     try:
-        COMMANDS[arguments.verb](arguments)
+        return COMMANDS[arguments.verb](arguments) or 0
     except TrainingStopped as stopped:
         print(f"stcl: {stopped}", file=sys.stderr)
         return stopped.status
@@ -38,7 +39,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stcl: interrupted; unfinished output is marked as such and not mistaken for a result.", file=sys.stderr)
         return 130
-    return 0
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -56,12 +56,7 @@ def _train(arguments: argparse.Namespace) -> None:
     from stcl.engine.config import load_settings
     from stcl.engine.train import train
 
-    before = arguments.words[arguments.words.index(arguments.config) - 1]
-    if before in arguments.overrides and before.startswith("--") and "=" not in before:
-        raise SettingError(
-            f"CONFIG stands before the overrides: stcl train CONFIG {before} {arguments.config} ... "
-            f"('{arguments.config}' was read as the configuration.)"
-        )
+    _refuse_swapped(arguments, arguments.config)
     settings = load_settings(config_path(arguments.config), arguments.overrides, arguments.preset)
     if arguments.print_config:
         print(settings.dump())
@@ -69,6 +64,16 @@ def _train(arguments: argparse.Namespace) -> None:
     if arguments.out is None:
         raise SettingError("Say where the run goes: --out DIR.")
     _say_finished(train(settings, arguments.out, arguments.quiet))
+
+
+def _refuse_swapped(arguments: argparse.Namespace, config: str) -> None:
+    """An override before CONFIG loses its value to it."""
+    before = arguments.words[arguments.words.index(config) - 1]
+    if before in arguments.overrides and before.startswith("--") and "=" not in before:
+        raise SettingError(
+            f"CONFIG stands before the overrides: stcl {arguments.verb} CONFIG {before} {config} ... "
+            f"('{config}' was read as the configuration.)"
+        )
 
 
 def _resume(arguments: argparse.Namespace) -> None:
@@ -108,6 +113,19 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         Console().print(rich_table(compare([arguments.out] if arguments.out else arguments.runs)))
 
 
+def _inspect(arguments: argparse.Namespace) -> None:
+    from stcl import inspect, load_settings
+
+    if not Path(arguments.subject).is_dir():
+        _refuse_swapped(arguments, arguments.subject)
+        subject = load_settings(arguments.subject, arguments.overrides, arguments.preset)
+    elif arguments.overrides or arguments.preset:
+        raise SettingError("A run is inspected with its own settings: take the preset and the overrides out.")
+    else:
+        subject = arguments.subject
+    print(f"Page: {inspect(subject, arguments.out, arguments.steps)}")
+
+
 def _report(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
@@ -116,6 +134,31 @@ def _report(arguments: argparse.Namespace) -> None:
     write_report(arguments.runs, arguments.out)
     Console().print(rich_table(compare(arguments.runs)))
     print(f"Page: {arguments.out / 'report.html'}")
+
+
+def _analyse(arguments: argparse.Namespace) -> None:
+    import stcl
+
+    options = (arguments.split, arguments.frames, arguments.against, arguments.quiet)
+    for run in stcl.analyse(arguments.runs, arguments.out, *options)["runs"]:
+        if run["note"]:
+            print(f"{run['folder']}: {run['note']}")
+    print(f"Page: {arguments.out / 'analysis.html'}")
+
+
+def _arena(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from stcl.arena import run_arena
+    from stcl.report.arena import rich_tables
+
+    options = (arguments.jobs, arguments.quiet, arguments.only, arguments.table)
+    table = run_arena(arguments.plan, arguments.out, *options)
+    Console().print(*rich_tables(table))
+    for name, reason in table.failed.items():
+        print(f"stcl: {name} failed: {reason}", file=sys.stderr)
+    print(f"Page: {arguments.out / 'arena.html'}")
+    return int(bool(table.failed))
 
 
 def _render(arguments: argparse.Namespace) -> None:
@@ -138,11 +181,14 @@ def _render(arguments: argparse.Namespace) -> None:
         print(f"{result.frames} frames in {result.seconds:.1f} s ({result.frames / result.seconds:.1f} a second).")
 
 
-COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "demo": _demo,
     "train": _train,
     "evaluate": _evaluate,
+    "inspect": _inspect,
     "report": _report,
+    "arena": _arena,
+    "analyse": _analyse,
     "data render": _render,
 }
 """Every sub-command by its words."""

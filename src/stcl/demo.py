@@ -16,7 +16,7 @@ from rich.console import Console
 
 from stcl.engine.check import check_settings
 from stcl.engine.config import merge, read_yaml
-from stcl.engine.datamodule import training_clips
+from stcl.engine.datamodule import evaluation_clips, training_clips
 from stcl.engine.evaluate import evaluate
 from stcl.engine.folder import RunFolder
 from stcl.engine.settings import Settings
@@ -120,11 +120,12 @@ def _train(settings: Settings, run: Path) -> None:
         train(settings, run)
 
 
-def compute_flow(settings: Settings) -> None:
+def compute_flow(settings: Settings, quiet: bool = False) -> None:
     """Fill the flow cache with all that training and evaluation ask for."""
     pair = ClipSpec(frames=(0, -1), flows=((0, -1),))
-    for domain in (settings.source, settings.target):
-        precompute(training_clips(settings, domain, pair), workers=cpu_count() or 1)
+    clips = [training_clips(settings, domain, pair) for domain in (settings.source, settings.target)]
+    for asked in (*clips, evaluation_clips(settings)):
+        precompute(asked, workers=cpu_count() or 1, progress=not quiet)
 
 
 def make_film(runs: dict[str, Path], out: Path) -> Path:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import stcl
-from stcl.resources import list_configs, list_presets
+from stcl.resources import list_arenas, list_configs, list_presets
 
 if TYPE_CHECKING:
     Verbs = argparse._SubParsersAction["Parser"]
@@ -61,7 +61,10 @@ def build_parser() -> argparse.ArgumentParser:
     _add_demo(verbs)
     _add_train(verbs)
     _add_evaluate(verbs)
+    _add_inspect(verbs)
     _add_report(verbs)
+    _add_arena(verbs)
+    _add_analyse(verbs)
     _add_data(verbs)
     return parser
 
@@ -116,11 +119,57 @@ def _add_evaluate(verbs: "Verbs") -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
+def _add_inspect(verbs: "Verbs") -> None:
+    text = (
+        "Take a few training steps and show what the last of them fed to the network: OUT/inspect.html, inspect.json\n"
+        "and pictures. CONFIG and its overrides are those of 'stcl train'; a RUN goes on from its last checkpoint."
+    )
+    parser = _add(verbs, "inspect", "look at what enters a training step", text)
+    parser.usage = "stcl inspect CONFIG|RUN --out DIR [--steps N] [--preset NAME] [--group.key VALUE ...]"
+    parser.add_argument("subject", metavar="CONFIG|RUN", help="as for 'stcl train', or a run folder")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder, or an earlier inspection's")
+    parser.add_argument("--steps", type=_count, default=8, metavar="N", help="steps to take (default 8)")
+    parser.add_argument("--preset", metavar="NAME", help=f"fit a device's memory: {', '.join(list_presets())}")
+    parser.set_defaults(takes_overrides=True)
+
+
 def _add_report(verbs: "Verbs") -> None:
     text = "Compare evaluated runs: OUT/report.html, OUT/results.md and OUT/results.csv. Reads result files only."
     parser = _add(verbs, "report", "tables and a page from evaluated runs", text)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder with a results.json")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the report")
+
+
+def _add_analyse(verbs: "Verbs") -> None:
+    text = (
+        "How good the pseudo labels of runs are, compared with the target's labels, which are read for this alone:\n"
+        "OUT/analysis.html, OUT/analysis.json and pictures of the worst frames. Runs that were trained with\n"
+        "--training.snapshot_every N are shown over time."
+    )
+    parser = _add(verbs, "analyse", "how good pseudo labels are, over training", text)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders on one target data set")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the analysis")
+    parser.add_argument("--split", help="split of the target data set (default: the one that is adapted to)")
+    parser.add_argument("--frames", type=_count, default=100, help="labelled frames at most (default 100)")
+    parser.add_argument("--against", type=Path, metavar="RUN", help="evaluated run to compare the mistakes with")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _add_arena(verbs: "Verbs") -> None:
+    text = (
+        "Run methods x seeds x pairs and compare them: OUT/arena.html, OUT/arena.md and OUT/arena.json.\n\n"
+        "CONFIG is a YAML file (docs/arena.md) or a shipped one by name. What is done is never done again: call it\n"
+        "again after an interruption, or in several places at once with one OUT.\n\nshipped arenas:\n"
+    )
+    parser = _add(
+        verbs, "arena", "compare methods over seeds and data", text + "\n".join(map("  {}".format, list_arenas()))
+    )
+    parser.add_argument("plan", metavar="CONFIG", help="YAML file, or the name of a shipped one")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of data, runs and table")
+    parser.add_argument("--jobs", type=_count, default=1, metavar="N", help="runs at a time (default 1)")
+    parser.add_argument("--only", nargs="+", default=[], metavar="PAIR", help="these pairs only")
+    parser.add_argument("--table", action="store_true", help="only write the table of what is there")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def _add_data(verbs: "Verbs") -> None:

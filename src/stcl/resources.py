@@ -20,7 +20,7 @@ def config_folder() -> Path:
 
 def list_configs() -> list[str]:
     """Names of the built-in configurations: paths below the folder, without ``.yaml``."""
-    return [name for name in _names(config_folder(), ".yaml") if not name.startswith("presets/")]
+    return [name for name in _names(config_folder(), ".yaml") if not name.startswith(("presets/", "arena/"))]
 
 
 def config_path(name: str | Path) -> Path:
@@ -33,6 +33,17 @@ def config_path(name: str | Path) -> Path:
     if own.suffix in (".yaml", ".yml") and own.is_file():
         return own
     return _find(config_folder(), list_configs(), str(name), ".yaml", "configuration")
+
+
+def list_arenas() -> list[str]:
+    """Names of the arenas that come with the package, e.g. ``arena/demo``."""
+    return [f"arena/{name}" for name in _names(config_folder() / "arena", ".yaml")]
+
+
+def arena_path(name: str | Path) -> Path:
+    """Path of an arena's file: a YAML file of your own, or one of :func:`list_arenas`."""
+    own = Path(name)
+    return own if own.is_file() else _find(config_folder(), list_arenas(), str(name), ".yaml", "arena")
 
 
 def list_presets() -> list[str]:

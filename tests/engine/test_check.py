@@ -35,7 +35,7 @@ def refused(plain):
         ("method.optimization.lr", "1", "Unknown key 'lr'. Known: head_factor, learning_rate,"),
         ("1", "3", "own.yaml: Unknown key '1'."),
         # unknown names
-        ("method.name", "slct", "Unknown method.name 'slct'. Known: source_only, stcl."),
+        ("method.name", "slct", "Unknown method.name 'slct'. Known: source_only, tps, dacs, stcl."),
         ("method.name", "[stcl]", "Unknown method.name '['stcl']'."),
         ("source.name", "synthia", "Unknown source.name 'synthia'. Did you mean 'synthia_seq'?"),
         ("target.name", "city", "Unknown target.name 'city'."),
@@ -76,6 +76,7 @@ def refused(plain):
         ("training.workers", "-1", "training.workers must be at least 0, found -1."),
         ("training.log_every", "0", "training.log_every must be at least 1, found 0."),
         ("training.checkpoint_every", "0", "training.checkpoint_every must be at least 1, found 0."),
+        ("training.snapshot_every", "0", "training.snapshot_every must be at least 1, found 0."),
         ("training.calibration_clips", "0", "training.calibration_clips must be at least 1, found 0."),
         ("training.gradient_clip", "-1", "training.gradient_clip must be above 0, or null for none, found -1.0."),
         ("evaluation.batch_size", "0", "evaluation.batch_size must be at least 1, found 0."),

@@ -117,6 +117,16 @@ def test_a_run_starts_from_the_weights_of_another(make_settings, trained, tmp_pa
     assert all(torch.equal(before[name], after[name]) for name in before if name.endswith("weight"))
 
 
+def test_single_frames_and_group_norm_start_from_other_weights_and_are_evaluated(make_settings, trained, tmp_path):
+    network = {"weights": str(trained / "model.safetensors"), "fusion": "none", "backbone_settings": {"norm": "group"}}
+    settings = make_settings(network=network, method={"preparation": {"fourier_beta": 0.05}})
+    out = run(settings, tmp_path / "run")
+    stored = load_file(out / "model.safetensors")
+    assert not [name for name in stored if name.startswith("fusion.") or "running" in name]
+    assert stcl.evaluate(out, quiet=True)["statistics"] == "each frame's own"
+    assert all(tensor.isfinite().all() for tensor in stored.values())
+
+
 # what it leaves behind
 
 WHOLE_RUN = {

@@ -7,6 +7,7 @@ import stcl.methods.base as base
 from stcl.errors import SettingError
 from stcl.methods import Optimization, Preparation
 from stcl.models.joint import segment_together
+from stcl.ops.fourier import swap_amplitude
 from stcl.types import ClipSpec, FramePair
 
 PAIR = ClipSpec(frames=(0, -1), flows=((0, -1),), labels=(0, -1))
@@ -102,6 +103,25 @@ def test_source_clips_take_the_colours_of_their_target_frame(make_method, data):
     alone, nothing = prepared(make_method, data, flip=0.0, match_histogram=True)
     assert nothing is None
     assert torch.equal(alone.frames, data["source"].frames.float() / 255)
+
+
+@pytest.mark.parametrize("match", [False, True])
+def test_source_clips_take_the_low_frequencies_of_their_target_frame_last(make_method, data, match):
+    data["target"].frames[:, 1] = 0
+    before, target = prepared(make_method, data, flip=0.0, match_histogram=match)
+    source, _ = prepared(make_method, data, flip=0.0, match_histogram=match, fourier_beta=0.1)
+    assert torch.equal(source.frames, swap_amplitude(before.frames, target.frames[:, :1], 0.1))
+    assert not torch.equal(source.frames, before.frames)
+
+
+def test_a_method_asks_for_target_frames_where_they_lend_their_look(make_method):
+    specs = [
+        make_method("source_only", preparation=Preparation(**looks)).target_spec
+        for looks in ({}, {"match_histogram": True}, {"fourier_beta": 0.1})
+    ]
+    assert specs == [None, ClipSpec(frames=(0,)), ClipSpec(frames=(0,))]
+    with pytest.raises(SettingError, match=r"fourier_beta is a share .* not 0\.5"):
+        Preparation(fourier_beta=0.5)
 
 
 def test_only_the_source_is_augmented_beforehand(make_method, data):

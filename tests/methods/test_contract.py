@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 import stcl.methods
 from stcl.errors import SettingError
 from stcl.methods import METHODS, AdaptationMethod, Optimization, Preparation, get_method
-from stcl.methods.settings import Alignment, FeatureFusion, SequenceFusion, Teacher
+from stcl.methods.settings import Alignment, FeatureFusion, Masking, SequenceFusion, Teacher
 from stcl.types import ClipSpec
 
 FULL = Preparation(match_histogram=True, augment_source=True, rescale=(1.0, 1.5))
@@ -32,7 +32,20 @@ VARIANTS = {
             "feature_fusion": FeatureFusion(stage="stage2"),
             "alignment": Alignment(form="contrastive", pairs=2, adaptive=True),
         },
-        {"teacher": Teacher(kind="self", interval=2), "weighting": "threshold"},
+        {"teacher": Teacher(kind="self", interval=2, flow_error=0.2), "weighting": "threshold"},
+        {"weighting": "class", "masking": Masking(share=0.5, patch_px=8)},
+    ],
+    "tps": [
+        {"teacher": Teacher(kind="frozen", frozen_steps=9, flow_error=0.2, flip=True), "weighting": "none"},
+        {"weighting": "class", "masking": Masking(share=0.5, patch_px=8)},
+    ],
+    "dacs": [
+        {"teacher": Teacher(interval=0), "warmup": 1},
+        {
+            "teacher": Teacher(kind="frozen", frozen_steps=9, flow_error=0.2),
+            "weighting": "class",
+            "masking": Masking(share=0.5, patch_px=8),
+        },
     ],
 }
 

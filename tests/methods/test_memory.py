@@ -1,4 +1,4 @@
-"""What methods remember: prototypes, the long-tail bank, the last step's clips."""
+"""What methods remember: prototypes, confidences, the long-tail bank, the last step's clips."""
 
 import io
 
@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from stcl.labels import IGNORE
-from stcl.methods.memory import ClipMemory, PatchMemory, PrototypeBank
+from stcl.methods.memory import ClipMemory, ConfidenceMemory, PatchMemory, PrototypeBank
 from stcl.ops.align import Centroids
+from stcl.ops.pseudo_labels import PseudoLabels, class_thresholds, confidence_histogram
 from stcl.types import VideoClip
 
 CLASSES, SIZE = 5, (8, 8)
@@ -82,6 +83,44 @@ def test_prototypes_are_saved():
     bank.update(centroids(4, [1, 0, 1]))
     other = round_trip(bank, PrototypeBank(3, 2))
     torch.testing.assert_close(other.update(centroids(6, [1, 1, 0])), bank.update(centroids(6, [1, 1, 0])))
+
+
+# ---- confidences ----
+
+
+def labelled(*confidences):
+    """One row of pixels for each class, so confident; None: the class is absent."""
+    rows = [torch.full((1, 1, 10), IGNORE if value is None else label) for label, value in enumerate(confidences)]
+    values = [torch.full((1, 1, 10), value or 0.0) for value in confidences]
+    return PseudoLabels(torch.cat(rows, 1), torch.cat(values, 1))
+
+
+def test_the_first_confidences_count_alone():
+    memory, pseudo = ConfidenceMemory(3), labelled(0.805, 0.505, None)
+    assert memory.thresholds(0.5, 0.9).tolist() == pytest.approx([0.9] * 3)  # nothing is known yet
+    memory.update(pseudo)
+    expected = class_thresholds(confidence_histogram(pseudo, 3), 0.5, 0.9)
+    torch.testing.assert_close(memory.thresholds(0.5, 0.9), expected)
+    torch.testing.assert_close(expected, torch.tensor([0.8, 0.5, 0.9]))
+
+
+def test_confidences_follow_slowly_and_absent_classes_keep_theirs():
+    memory = ConfidenceMemory(2, momentum=0.9)
+    for _ in range(20):
+        memory.update(labelled(0.305, 0.305))
+    for _ in range(5):  # of 1 - 0.9^20 = 0.88 before, 0.9^5 = 0.59 is left: more than the new 0.41
+        memory.update(labelled(0.705, None))
+    torch.testing.assert_close(memory.thresholds(0.5, 0.9), torch.tensor([0.3, 0.3]))
+    for _ in range(2):
+        memory.update(labelled(0.705, None))
+    torch.testing.assert_close(memory.thresholds(0.5, 0.9), torch.tensor([0.7, 0.3]))
+
+
+def test_confidences_are_saved():
+    memory = ConfidenceMemory(2)
+    memory.update(labelled(0.6, 0.4))
+    other = round_trip(memory, ConfidenceMemory(2))
+    assert memory.histogram.any() and torch.equal(other.histogram, memory.histogram)
 
 
 # ---- the long-tail bank ----

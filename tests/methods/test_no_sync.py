@@ -16,9 +16,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from stcl.methods import METHODS, Preparation
-from stcl.methods.settings import Alignment, FeatureFusion, SequenceFusion, Teacher
+from stcl.methods.memory import ConfidenceMemory
+from stcl.methods.settings import Alignment, FeatureFusion, Masking, SequenceFusion, Teacher
+from stcl.ops.fourier import swap_amplitude
+from stcl.ops.masking import mask_patches
+from stcl.ops.pseudo_labels import PseudoLabels, class_weights
+from stcl.ops.warp import photometric_error
 
-FULL = Preparation(match_histogram=True, augment_source=True, rescale=(1.0, 1.5))
+FULL = Preparation(match_histogram=True, fourier_beta=0.1, augment_source=True, rescale=(1.0, 1.5))
 PARTS = {
     "feature_fusion": FeatureFusion(stage="stage2", start=0.0),
     "alignment": Alignment(form="contrastive", pairs=2, adaptive=True),
@@ -26,6 +31,9 @@ PARTS = {
 CASES = {
     "source only": ("source_only", {}),
     "stcl": ("stcl", {}),
+    "tps": ("tps", {"weighting": "class", "teacher": Teacher(flip=True, flow_error=0.1), "masking": Masking(0.5, 8)}),
+    "fusion during the warm-up": ("stcl", {"warmup": 9, "sequence_fusion": SequenceFusion(during_warmup=True)}),
+    "dacs": ("dacs", {"teacher": Teacher(interval=0)}),
     "frozen teacher, two pairs": ("stcl", {"warmup": 1, "teacher": Teacher(kind="frozen"), **PARTS}),
     "student as teacher": ("stcl", {"teacher": Teacher(kind="self", interval=2), "weighting": "threshold"}),
     "running statistics": ("stcl", {"teacher": Teacher(statistics="running", interval=0), "weighting": "none"}),
@@ -185,3 +193,29 @@ def test_a_number_on_the_host_may_be_an_operand(make_method, make_batch, make_ru
     losses = method.losses
     monkeypatch.setattr(method, "losses", lambda *args: {"source": losses(*args)["source"] * torch.tensor(2.0)})
     take_steps(method, make_run(method), make_batch, steps=1)
+
+
+def pseudo_on_meta():
+    return PseudoLabels(torch.zeros(2, 8, 12, dtype=torch.long, device=META), torch.rand(2, 8, 12, device=META))
+
+
+def remember_confidences():
+    MEMORY.update(pseudo_on_meta())
+    return class_weights(pseudo_on_meta(), MEMORY.thresholds(0.5, 0.9))
+
+
+MEMORY = ConfidenceMemory(3).to(META)
+FRAMES = torch.zeros(2, 2, 3, 16, 24, device=META)
+FLOW = torch.zeros(2, 2, 16, 24, device=META)
+OPERATIONS = {
+    "masking": lambda: mask_patches(FRAMES, 0.5, 8, torch.Generator()),
+    "amplitudes": lambda: swap_amplitude(FRAMES, torch.zeros(2, 1, 3, 20, 30, device=META), 0.1),
+    "thresholds of classes": remember_confidences,
+    "error of flow": lambda: photometric_error(FRAMES[:, 0], FRAMES[:, 1], FLOW),
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
+def test_the_host_never_waits_in_an_operation(operation):
+    with Numbers(), Operations():
+        assert operation().device == META

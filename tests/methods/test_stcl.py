@@ -12,7 +12,8 @@ from stcl.methods import Preparation
 from stcl.methods.settings import Alignment, FeatureFusion, SequenceFusion, Teacher
 from stcl.models.statistics import norm_layers
 from stcl.ops.losses import segmentation_loss
-from stcl.ops.pseudo_labels import PseudoLabels, class_probabilities, pixel_weights, pseudo_labels
+from stcl.ops.mixing import PAIR
+from stcl.ops.pseudo_labels import PseudoLabels, class_probabilities, ignore_unsure, pixel_weights, pseudo_labels
 from stcl.types import ClipSpec, FramePair, SegOutput
 
 PLAIN = Preparation(flip=0.0)
@@ -42,6 +43,11 @@ def values(run, data, frozen=True):
     """Loss terms as numbers; ``frozen``: without dropout and batch statistics, by which terms touch each other."""
     run.method.network.train(not frozen)
     return {name: term.item() for name, term in run.losses(data).items()}
+
+
+def target_labels(method, target):
+    """Pseudo labels of t as the method makes them."""
+    return method.label_target(target, method.teacher_view(target, -method.teacher.interval))
 
 
 def labels_of(logits, size, flow=None):
@@ -84,7 +90,7 @@ def test_interval_zero_labels_a_frame_by_itself(make_stcl, make_batch):
     method, _ = make_stcl(teacher=Teacher(interval=0))
     assert method.target_spec == ClipSpec(frames=(0, -1), flows=((0, -1),))
     _, target = prepared(method, make_batch(method))
-    pseudo, _ = method.label_target(target)
+    pseudo = target_labels(method, target)
     expected = labels_of(method.average(target.pair()).logits, target.size)
     assert torch.equal(pseudo.labels, expected.labels)
 
@@ -93,7 +99,7 @@ def test_interval_zero_labels_a_frame_by_itself(make_stcl, make_batch):
 def test_labels_of_t_are_the_teachers_view_of_the_earlier_pair_warped_to_t(make_stcl, make_batch, h):
     method, _ = make_stcl(teacher=Teacher(interval=h))
     _, target = prepared(method, make_batch(method))
-    pseudo, previous = method.label_target(target)
+    pseudo, previous = target_labels(method, target), pseudo_labels(method.teacher_view(target, -1))
     logits = method.average(target.pair(-h, -h - 1)).logits
     expected = labels_of(logits, target.size, target.flow(0, -h))
     assert torch.equal(pseudo.labels, expected.labels)
@@ -113,9 +119,9 @@ def test_labels_of_a_flipped_clip_are_the_flipped_labels(make_stcl, make_batch):
     assert torch.equal(flipped.frames, clip.frames.flip(-1))
     logits = torch.randn(2, len(method.space), *clip.size)  # of a teacher that would commute with the flip
     method.average.forward = lambda _: SegOutput(logits, None, {})
-    here = method.label_target(clip)[0]
+    here = target_labels(method, clip)
     method.average.forward = lambda _: SegOutput(logits.flip(-1), None, {})
-    there = method.label_target(flipped)[0]
+    there = target_labels(method, flipped)
     torch.testing.assert_close(there.confidence.flip(-1), here.confidence, atol=1e-4, rtol=0)
     assert (there.labels.flip(-1) != here.labels).float().mean() < 0.01  # ties within rounding
 
@@ -149,9 +155,9 @@ def test_a_teacher_has_no_gradient_no_dropout_and_moves_no_statistics(make_stcl,
             part.p = 0.9
     _, target = prepared(method, make_batch(method))
     before = {key: value.clone() for key, value in method.state_dict().items()}
-    first, second = method.label_target(target), method.label_target(target)
-    assert torch.equal(first[0].confidence, second[0].confidence)
-    assert not any(tensor.requires_grad for pseudo in first for tensor in pseudo)
+    first, second = target_labels(method, target), target_labels(method, target)
+    assert torch.equal(first.confidence, second.confidence)
+    assert not any(tensor.requires_grad for tensor in first)
     for key, value in method.state_dict().items():
         assert torch.equal(value, before[key]), key
     assert all(layer.training and layer.track_running_stats for layer in norm_layers(method.network))
@@ -193,7 +199,7 @@ def shake(network):
 
 def labelled_as(method, target):
     """Which network gives the target's labels now."""
-    found = method.label_target(target)[0].confidence
+    found = target_labels(method, target).confidence
     networks = {"average": method.average, "student": method.itself} | (
         {"start": method.start} if method.start is not None else {}
     )
@@ -210,9 +216,9 @@ def test_the_average_or_the_student_teaches(make_stcl, make_batch, kind, teacher
     _, target = prepared(method, make_batch(method))
     shake(method.network)
     assert labelled_as(method, target) == {teacher}
-    before = method.label_target(target)[0].confidence
+    before = target_labels(method, target).confidence
     method.average.update(method.network, 3)
-    assert torch.equal(before, method.label_target(target)[0].confidence) == (kind == "self")
+    assert torch.equal(before, target_labels(method, target).confidence) == (kind == "self")
     run.trainer.global_step = 9
     assert labelled_as(method, target) == {teacher}
 
@@ -231,7 +237,7 @@ def test_the_frozen_teacher_is_the_student_after_the_warm_up_until_its_steps_are
 def test_the_frozen_teacher_stays_without_a_limit(make_stcl, make_batch):
     method, run = make_stcl(step=0, teacher=Teacher(kind="frozen"))
     _, target = prepared(method, make_batch(method))
-    method.label_target(target)
+    target_labels(method, target)
     shake(method.network)
     method.average.update(method.network, 0)
     run.trainer.global_step = 10_000
@@ -341,6 +347,22 @@ def test_the_warm_up_sees_the_source_alone(make_stcl, make_batch, monkeypatch):
     assert set(run.losses(data)) == TERMS
 
 
+def test_fusion_during_the_warm_up_pastes_patches_of_the_source(make_stcl, make_batch, monkeypatch):
+    method, run = make_stcl(step=2, warmup=3, sequence_fusion=SequenceFusion(during_warmup=True))
+    watch = Watch(method, monkeypatch)
+    data = make_batch(method)
+    source, _ = prepared(method, data)
+    terms = run.losses(data)
+    assert set(terms) == {"source", "fused_source"}
+    (fused,) = watch.fused
+    assert [patch.still for patch in watch.patches[0]] == [False, True, True]  # none of the target
+    assert torch.equal(watch.patches[0][0].clip.frame(0), source.frame(0).flip(0))
+    assert [len(pair.current) for pair in watch.pairs] == [2 + 2]
+    assert torch.equal(watch.pairs[0].current[2:], fused.clip.frame(0)) and fused.mask.any()
+    del data["target"]  # needs no target at all
+    assert set(run.losses(data)) == {"source", "fused_source"}
+
+
 def test_without_a_target_clip_only_the_source_is_left(make_stcl, make_batch):
     method, run = make_stcl()
     data = make_batch(method)
@@ -362,7 +384,7 @@ def test_pseudo_labelled_pixels_have_the_chosen_weights(make_stcl, make_batch, m
     watch = Watch(method, monkeypatch)
     data = make_batch(method)
     terms = run.losses(data)
-    pseudo, _ = method.label_target(prepared(method, data)[1])
+    pseudo = target_labels(method, prepared(method, data)[1])
     weight = pixel_weights(pseudo.confidence, weighting, 0.15)
     out_t, out_ft = SegOutput(*halves(watch.outputs[1], 0)), SegOutput(*halves(watch.outputs[1], 1))
     torch.testing.assert_close(terms["target"], segmentation_loss(out_t, pseudo.labels, weight))
@@ -442,8 +464,10 @@ def test_target_patches_are_sure_pixels_of_classes_not_chosen_before(make_stcl, 
     pseudo, previous = (
         PseudoLabels(torch.randint(0, 12, shape, generator=draws), torch.rand(shape, generator=draws)) for _ in range(2)
     )
+    sure = {at: ignore_unsure(labels, method.fusion.confidence) for at, labels in ((0, pseudo), (-1, previous))}
+    confident = method.with_labels(target, sure).restrict(PAIR)
     for seed in range(4):
-        patch_s, patch_t = method.draw_patches(source, target, pseudo, previous, torch.Generator().manual_seed(seed))
+        patch_s, patch_t = method.draw_patches(source, confident, torch.Generator().manual_seed(seed))
         for i in range(2):
             chosen_s = set(patch_s.clip.label(0)[i][patch_s.mask[i, 0]].tolist())
             other = 1 - i

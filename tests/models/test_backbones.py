@@ -1,14 +1,27 @@
 """What every backbone of the registry must do, and what is special about the published one."""
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from stcl.errors import SettingError
-from stcl.models import BACKBONES, Backbone, build_segmenter, published
+from stcl.models import (
+    BACKBONES,
+    Backbone,
+    EmaTeacher,
+    build_segmenter,
+    hold_statistics,
+    inference_statistics,
+    published,
+    recalibrate,
+)
 from stcl.models.resnet import BGR_MEAN
+from stcl.models.small import SmallBackbone
+from stcl.models.statistics import norm_layers
+from stcl.models.sync_norm import synchronise_norms
 from stcl.types import FramePair
 
 
@@ -102,8 +115,60 @@ def test_small_output_stride(stride: int, stages: str) -> None:
         ({"backbone_settings": {"widht": 8}}, "Did you mean 'width'"),
         ({"head_settings": {"dilation": (1,)}}, "Did you mean 'dilations'"),
         ({"backbone_settings": {"output_stride": 3}}, "4 or 8, not 3"),
+        ({"backbone_settings": {"norm": "groups"}}, "Did you mean 'group'"),
+        ({"fusion": "accell"}, "Did you mean 'accel'"),
     ],
 )
 def test_wrong_settings_name_the_right_ones(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(SettingError, match=message):
         build_segmenter(5, **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("width", [4, 24])
+def test_group_norm_takes_the_place_of_every_batch_norm(width: int) -> None:
+    batch, group = (SmallBackbone(width, norm=norm) for norm in ("batch", "group"))
+    norms = {name: layer for name, layer in batch.named_modules() if isinstance(layer, nn.BatchNorm2d)}
+    groups = {name: layer for name, layer in group.named_modules() if isinstance(layer, nn.GroupNorm)}
+    assert not norm_layers(group)
+    assert {name: layer.num_features for name, layer in norms.items()} == {
+        name: layer.num_channels for name, layer in groups.items()
+    }
+    assert all(layer.num_channels // layer.num_groups == math.gcd(8, width) for layer in groups.values() if width == 24)
+    assert dict(group.named_parameters()).keys() == dict(batch.named_parameters()).keys()
+
+
+def test_group_norm_depends_on_the_frame_alone_and_on_no_mode() -> None:
+    torch.manual_seed(0)
+    network = build_segmenter(5, backbone_settings={"width": 8, "norm": "group"}, head_settings={"dropout": 0.0})
+    frames = torch.rand(3, 3, 32, 64)
+    with torch.no_grad():
+        together, alone = network(FramePair(frames)).logits, network(FramePair(frames[:1])).logits
+        torch.testing.assert_close(together[:1], alone, atol=1e-5, rtol=1e-4)
+        with inference_statistics(network, "batch"), hold_statistics(network):
+            torch.testing.assert_close(network(FramePair(frames)).logits, together)
+        torch.testing.assert_close(network.eval()(FramePair(frames)).logits, together)
+
+
+def test_what_is_done_to_batch_norm_leaves_a_network_without_it_alone() -> None:
+    network = build_segmenter(5, backbone_settings={"width": 8, "norm": "group"})
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    names = {name: type(layer) for name, layer in network.named_modules()}
+
+    def unread() -> Iterator[FramePair]:
+        raise AssertionError("no frame is needed")
+        yield
+
+    assert recalibrate(network, unread()) == 0
+    synchronise_norms(network, "cpu")
+    teacher = EmaTeacher(network, statistics="batch")
+    teacher(FramePair(torch.rand(2, 3, 32, 64)))
+    teacher.update(network, 0)
+    assert {name: type(layer) for name, layer in network.named_modules()} == names
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_scale_and_shift_can_be_frozen(norm: str) -> None:
+    backbone = SmallBackbone(8, freeze_norm_affine=True, norm=norm)
+    frozen = {name for name, parameter in backbone.named_parameters() if not parameter.requires_grad}
+    assert frozen == {name for name, parameter in backbone.named_parameters() if parameter.ndim == 1}

@@ -28,8 +28,8 @@ class TwoBlocks(Backbone):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first = ConvNormRelu(3, 4, stride=2)
-        self.second = nn.Sequential(ResidualBlock(4, 8, stride=2))
+        self.first = ConvNormRelu(3, 4, nn.BatchNorm2d, stride=2)
+        self.second = nn.Sequential(ResidualBlock(4, 8, nn.BatchNorm2d, stride=2))
 
     def normalise(self, image: Tensor) -> Tensor:
         return image - 0.5

@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 
 from stcl.errors import SettingError
-from stcl.models import VideoSegmenter, build_segmenter
+from stcl.models import EmaTeacher, VideoSegmenter, build_segmenter
 from stcl.models.fusion import ScoreFusion, align_previous
+from stcl.models.joint import segment_together
 from stcl.models.statistics import norm_layers
 from stcl.types import FramePair
 
@@ -171,3 +172,59 @@ def test_groups_hold_every_trainable_parameter_once(auxiliary: bool) -> None:
 def test_without_auxiliary_head() -> None:
     network = build_segmenter(5, head="tps", auxiliary=False, backbone_settings={"width": 8})
     assert network(make_pair()).aux is None
+
+
+# ---- without temporal fusion ----
+
+
+@pytest.fixture
+def single() -> VideoSegmenter:
+    """Segments each frame by itself; the same weights as ``network``."""
+    torch.manual_seed(0)
+    return build_segmenter(5, backbone_settings={"width": 8}, head_settings={"width": 16}, fusion="none")
+
+
+def test_without_fusion_the_other_weights_are_the_same(network: VideoSegmenter, single: VideoSegmenter) -> None:
+    state, own = network.state_dict(), single.state_dict()
+    assert {name for name in state if name not in own} == {"fusion.conv.weight"}
+    assert all(torch.equal(tensor, state[name]) for name, tensor in own.items())
+
+
+@pytest.mark.parametrize("gradient", [True, False])
+def test_without_fusion_the_previous_frame_is_not_encoded(single: VideoSegmenter, gradient: bool) -> None:
+    single.eval()
+    pair, seen = make_pair(), []
+    single.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    with torch.set_grad_enabled(gradient):
+        output, alone = single(pair), single(FramePair(pair.current))
+    assert seen == [2, 2]
+    assert torch.equal(output.logits, alone.logits) and output.previous_logits is None
+    assert torch.equal(single(pair._replace(previous=pair.previous * 0)).logits, output.logits)
+
+
+def test_without_fusion_a_teacher_and_joint_pairs_see_single_frames(single: VideoSegmenter) -> None:
+    single.eval()
+    pair, other = make_pair(), make_pair()
+    alone = [single(FramePair(each.current)).logits.detach() for each in (pair, other)]
+    answer = EmaTeacher(single, kind="self", statistics="running")(pair)
+    torch.testing.assert_close(answer.logits, alone[0], atol=1e-5, rtol=1e-4)
+    shared = pair._replace(previous=other.previous)
+    for output, expected in zip(
+        segment_together(single, [pair, shared, other]), [*alone[:1] * 2, alone[1]], strict=True
+    ):
+        torch.testing.assert_close(output.logits.detach(), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_without_fusion_a_stream_segments_each_frame(single: VideoSegmenter) -> None:
+    single.eval()
+    frames = torch.rand(3, 1, 3, 48, 64)
+    flows = [None, *torch.randn(2, 1, 2, 48, 64).mul(4)]
+    for output, frame in zip(single.stream(zip(frames, flows, strict=True)), frames, strict=True):
+        torch.testing.assert_close(output.logits, single(FramePair(frame)).logits, atol=1e-5, rtol=1e-4)
+
+
+def test_without_fusion_there_is_no_group_for_it(single: VideoSegmenter) -> None:
+    assert single.parameter_roles()["fusion"] == []
+    groups = single.parameter_groups(rate=0.1)
+    assert [group["role"] for group in groups] == ["backbone", "heads"]
+    assert sum(len(group["params"]) for group in groups) == len(list(single.parameters()))

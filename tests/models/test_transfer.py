@@ -19,9 +19,10 @@ SHARED = ((0, 3), (2, 0), (3, 2))
 """Train ids in WANTED and in STORED."""
 
 
-def build(classes: int, seed: int, width: int = 8) -> VideoSegmenter:
+def build(classes: int, seed: int, width: int = 8, norm: str = "batch", fusion: str = "accel") -> VideoSegmenter:
     torch.manual_seed(seed)
-    network = build_segmenter(classes, backbone_settings={"width": width}, head_settings={"width": 16})
+    settings = {"width": width, "norm": norm}
+    network = build_segmenter(classes, backbone_settings=settings, head_settings={"width": 16}, fusion=fusion)
     for module in network.modules():  # so that running statistics are something to be copied
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_()
@@ -75,6 +76,45 @@ def test_training_can_go_on_from_it(tmp_path, pair):
     transfer_weights(fresh, save(tmp_path / "a.safetensors", build(5, 0)), WANTED)
     fresh(pair).logits.sum().backward()
     assert all(parameter.grad is not None for parameter in fresh.head.parameters())
+
+
+@pytest.mark.parametrize("classes", [STORED, WANTED])
+def test_a_file_with_batch_norm_starts_a_network_with_group_norm(tmp_path, classes):
+    trained, fresh = build(5, 0), build(len(classes), 1, norm="group")
+    for parameter in trained.parameters():
+        torch.nn.init.normal_(parameter)
+    path = save(tmp_path / "a.safetensors", trained)
+    transfer_weights(fresh, path, classes)
+    lent = trained.backbone.state_dict()
+    assert all(torch.equal(tensor, lent[name]) for name, tensor in fresh.backbone.state_dict().items())
+    if classes == STORED:
+        assert torch.equal(fresh.fusion.conv.weight, trained.fusion.conv.weight)
+    with pytest.raises(CheckpointError, match=r"unexpected .*running_mean"):
+        load_weights(fresh, path)
+
+
+def test_the_statistics_of_batch_norm_cannot_be_made_up(tmp_path):
+    path = save(tmp_path / "a.safetensors", build(5, 0, norm="group"))
+    refused(build(5, 1), path, STORED, r"missing \(backbone.stem.1.running_mean")
+
+
+@pytest.mark.parametrize("classes", [STORED, WANTED])
+def test_fusion_may_be_on_either_side(tmp_path, pair, classes):
+    trained, single = build(5, 0), build(len(classes), 1, fusion="none")
+    torch.nn.init.normal_(trained.fusion.conv.weight)
+    path = save(tmp_path / "a.safetensors", trained)
+    transfer_weights(single, path, classes)
+    ours, theirs = single(pair).logits, trained.frame_scores(pair.current).main
+    columns = [STORED.index(name) if name in STORED else None for name in classes]
+    for mine, other in enumerate(columns):
+        if other is not None:
+            torch.testing.assert_close(ours[:, mine], theirs[:, other])
+    with pytest.raises(CheckpointError, match=r"unexpected \(fusion.conv.weight\)|instead of"):
+        load_weights(single, path)
+    # and back: at first the fused scores are those of the frame
+    fused = build(len(classes), 2)
+    transfer_weights(fused, save(tmp_path / "b.safetensors", single, classes), classes)
+    torch.testing.assert_close(fused(pair).logits, single(pair).logits)
 
 
 def refused(network: VideoSegmenter, path: Path, classes: tuple[str, ...], message: str) -> None:

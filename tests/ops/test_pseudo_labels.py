@@ -5,8 +5,12 @@ import torch.nn.functional as F
 from stcl.errors import SettingError
 from stcl.labels import IGNORE
 from stcl.ops.pseudo_labels import (
+    BINS,
     PseudoLabels,
     class_probabilities,
+    class_thresholds,
+    class_weights,
+    confidence_histogram,
     ignore_unsure,
     pixel_weights,
     pseudo_labels,
@@ -142,3 +146,62 @@ def test_ignored_stays_ignored_at_threshold_zero():
 def test_no_gradient_through_labels():
     pseudo = labels_of(random_logits().requires_grad_(), SIZE, torch.zeros(2, 2, *SIZE))
     assert not pseudo.labels.requires_grad and not pseudo.confidence.requires_grad
+
+
+# ---- thresholds of classes ----
+
+
+def ladder():
+    """Ten pixels of class 0 at 0.055 to 0.955, four of class 1 at 0.305 to 0.605, one ignored, class 2 absent."""
+    confidence = torch.cat((torch.arange(10) / 10 + 0.055, torch.arange(4) / 10 + 0.305, torch.tensor([0.999])))
+    labels = torch.tensor([0] * 10 + [1] * 4 + [IGNORE])
+    return PseudoLabels(labels.view(1, 3, 5), confidence.view(1, 3, 5))
+
+
+def test_confidences_are_counted_class_by_class():
+    histogram = confidence_histogram(ladder(), 3)
+    assert histogram.shape == (3, BINS)
+    assert histogram.sum(1).tolist() == [10, 4, 0]
+    assert histogram[0].nonzero().flatten().tolist() == list(range(5, 100, 10))
+    assert histogram[1].nonzero().flatten().tolist() == [30, 40, 50, 60]
+    sure = confidence_histogram(PseudoLabels(torch.zeros(1, 1, 2, dtype=torch.long), torch.tensor([[[0.0, 1.0]]])), 3)
+    assert sure[0, 0] == sure[0, -1] == 1
+
+
+@pytest.mark.parametrize(
+    ("share", "highest", "thresholds", "kept"),
+    [
+        (0.3, 1.0, [0.75, 0.5, 0.99], [3, 2]),  # three of ten, two of four: 0.3 of four is more than one
+        (0.5, 1.0, [0.55, 0.5, 0.99], [5, 2]),
+        (1.0, 1.0, [0.05, 0.3, 0.99], [10, 4]),
+        (0.3, 0.6, [0.6, 0.5, 0.6], [4, 2]),  # never above the highest, so more of class 0 are kept
+        (0.0, 0.9, [0.9, 0.9, 0.9], [1, 0]),
+    ],
+)
+def test_the_most_confident_share_of_each_class_is_kept(share, highest, thresholds, kept):
+    found = class_thresholds(confidence_histogram(ladder(), 3), share, highest)
+    torch.testing.assert_close(found, torch.tensor(thresholds))
+    weights = class_weights(ladder(), found)
+    assert weights.shape == (1, 3, 5) and weights.dtype == torch.float32
+    assert [int(weights[ladder().labels == label].sum()) for label in (0, 1, IGNORE)] == [*kept, 0]
+
+
+def test_thresholds_agree_with_quantiles():
+    confidence = torch.rand(1, 100, 100, generator=generator()) ** 0.5
+    labels = torch.randint(0, 3, (1, 100, 100), generator=generator(1))
+    pseudo = PseudoLabels(labels, confidence)
+    found = class_thresholds(confidence_histogram(pseudo, 3), 0.4, 1.0)
+    for label in range(3):
+        assert found[label] == pytest.approx(confidence[labels == label].quantile(0.6).item(), abs=1.1 / BINS)
+        assert 0.4 <= class_weights(pseudo, found)[labels == label].mean() < 0.42
+
+
+def test_thresholds_do_not_depend_on_how_many_pixels_were_seen():
+    histogram = confidence_histogram(ladder(), 3)
+    assert torch.equal(class_thresholds(histogram / 4, 0.3, 0.9), class_thresholds(histogram, 0.3, 0.9))
+
+
+@pytest.mark.parametrize(("share", "highest"), [(1.1, 0.9), (-0.1, 0.9), (0.5, 90)])
+def test_impossible_thresholds_of_classes_are_refused(share, highest):
+    with pytest.raises(SettingError, match=f"not at {share} and {highest}"):
+        class_thresholds(torch.ones(3, BINS), share, highest)

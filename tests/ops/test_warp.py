@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from stcl.ops.warp import compose_flow, flip_flow, inside, resize_flow, warp
+from stcl.ops.warp import compose_flow, flip_flow, inside, photometric_error, resize_flow, warp
+from stcl.twinstreets import STYLE_NAMES, StreetClip, get_style
 
 SIZE = (9, 14)
 
@@ -150,3 +151,31 @@ def test_inside_ends_at_the_last_pixel_centre():
     assert inside(torch.stack((-columns, -rows))[None].float()).all()
     assert not inside(torch.stack((-columns, -rows))[None].float() - 0.1).any()
     assert inside(random_flow()).dtype == torch.bool
+
+
+def test_flow_that_explains_a_shifted_image_has_no_error():
+    other, flow = random_image(1), constant_flow(2, -1)
+    frame = other.roll((1, -2), dims=(-2, -1))
+    error = photometric_error(frame, other, flow)
+    assert error.shape == (1, *SIZE) and error.dtype == torch.float32
+    torch.testing.assert_close(error[inside(flow)], torch.zeros(int(inside(flow).sum())), atol=1e-5, rtol=0)
+    assert (error[~inside(flow)] == 1).all() and (~inside(flow)).any()
+    assert photometric_error(frame, other, constant_flow(0, 0)).mean() > 0.2
+
+
+def test_the_error_is_the_mean_over_the_colours():
+    frame, other = torch.zeros(1, 3, *SIZE), torch.tensor((0.1, 0.2, 0.6)).view(1, 3, 1, 1).expand(1, 3, *SIZE)
+    torch.testing.assert_close(photometric_error(frame, other, constant_flow(0, 0)), torch.full((1, *SIZE), 0.3))
+    half = photometric_error(frame.half(), other.half(), constant_flow(0, 0).half())
+    torch.testing.assert_close(half, torch.full((1, *SIZE), 0.3), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("style", STYLE_NAMES)
+def test_exact_flow_explains_a_moving_street_but_for_what_was_hidden(style):
+    clip = StreetClip(get_style(style), 1, (128, 64))
+    frame, other = (torch.from_numpy(clip.render(t).image).movedim(-1, 0)[None] / 255 for t in (6, 5))
+    exact, occluded = (torch.from_numpy(part)[None] for part in clip.flow(6, 5))
+    error, still = photometric_error(frame, other, exact), photometric_error(frame, other, torch.zeros_like(exact))
+    seen = ~occluded & inside(exact)
+    assert error[seen].mean() < 0.8 * still[seen].mean()
+    assert error[occluded & inside(exact)].mean() > 1.5 * error[seen].mean()

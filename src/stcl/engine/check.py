@@ -42,11 +42,12 @@ LEAST = {
     "training.skipped_steps": 0,
     "training.log_every": 1,
     "training.checkpoint_every": 1,
+    "training.snapshot_every": 1,
     "training.calibration_clips": 1,
     "evaluation.batch_size": 1,
     "evaluation.samples": 0,
 }
-"""Smallest value of whole numbers."""
+"""Smallest value of whole numbers; null, where it may stand, means none."""
 
 LARGEST_SEED = 2**31 - 1
 
@@ -123,15 +124,15 @@ def _check_keys(parser: ArgumentParser, data: dict[str, Any], say: Where) -> Non
         if key in groups:
             if not isinstance(value, dict):
                 inside = ", ".join(_inside(key, kinds, groups))
-                raise SettingError(f"{say(key)}: {key} is a group of keys ({inside}), found {_shown(value)}.")
+                raise SettingError(f"{say(key)}: {key} is a group of keys ({inside}), found {shown(value)}.")
         elif key not in kinds:
             group, _, last = key.rpartition(".")
             place = f", group {group}" if group else ""
             raise SettingError(f"{say(key)}{place}: {unknown_name('key', last, _inside(group, kinds, groups))}")
-        elif not _fits(value, kinds[key]):
-            is_text = not isinstance(value, list | dict | None) and _fits(str(value), kinds[key])
+        elif not fits(value, kinds[key]):
+            is_text = not isinstance(value, list | dict | None) and fits(str(value), kinds[key])
             quotes = f" Quotes make it text: \"'{value}'\"." if is_text else ""
-            raise SettingError(f"{say(key)}: {key} must be {_wanted(kinds[key])}, found {_shown(value)}.{quotes}")
+            raise SettingError(f"{say(key)}: {key} must be {wanted(kinds[key])}, found {shown(value)}.{quotes}")
     given = {key for key, _ in _entries(data, groups, say)}
     for key, action in actions.items():
         if action.required and key not in given:
@@ -160,22 +161,22 @@ def _inside(group: str, kinds: dict[str, Any], groups: set[str]) -> list[str]:
     return sorted(name.rpartition(".")[2] for name in names)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value as YAML has it."""
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _fits(value: Any, kind: Any) -> bool:
+def fits(value: Any, kind: Any) -> bool:
     """Whether a value has the type that a setting is declared with."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
-        return any(_fits(value, choice) for choice in inner)
+        return any(fits(value, choice) for choice in inner)
     if origin is Literal:
         return any(value == choice and type(value) is type(choice) for choice in inner)
     if origin in (list, tuple):
         count = len(inner) if origin is tuple and inner[-1] is not ... else None
         long_enough = isinstance(value, list | tuple) and count in (None, len(value))
-        return long_enough and all(_fits(item, inner[0]) for item in value)
+        return long_enough and all(fits(item, inner[0]) for item in value)
     if kind is float:
         try:  # YAML reads 1e-3 as text
             return not isinstance(value, bool) and math.isfinite(float(value))
@@ -186,17 +187,17 @@ def _fits(value: Any, kind: Any) -> bool:
     return kind is Any or isinstance(value, origin or kind)
 
 
-def _wanted(kind: Any) -> str:
+def wanted(kind: Any) -> str:
     """A declared type in words."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
-        return " or ".join(_wanted(choice) for choice in inner)
+        return " or ".join(wanted(choice) for choice in inner)
     if origin is Literal:
         return f"one of {', '.join(map(str, inner))}"
     if origin is tuple and inner[-1] is not ...:
-        return f"[{', '.join(_wanted(item) for item in inner)}]"
+        return f"[{', '.join(wanted(item) for item in inner)}]"
     if origin in (list, tuple):
-        return f"a list in which each item is {_wanted(inner[0])}"
+        return f"a list in which each item is {wanted(inner[0])}"
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
     return words.get(kind, "a group of keys")
 
@@ -230,7 +231,7 @@ def _check_numbers(settings: Settings, say: Where) -> None:
     """Numbers must be possible."""
     for key, least in LEAST.items():
         value = attrgetter(key)(settings)
-        if value < least:
+        if value is not None and value < least:
             raise SettingError(f"{say(key)}: {key} must be at least {least}, found {value}.")
     if settings.seed > LARGEST_SEED:
         raise SettingError(f"{say('seed')}: seed must be at most {LARGEST_SEED}, found {settings.seed}.")

@@ -20,7 +20,16 @@ from stcl.ops.processes import gather
 
 FREE_KEYS = frozenset(
     f"training.{key}"
-    for key in ("workers", "accelerator", "devices", "nodes", "log_every", "checkpoint_every", "skipped_steps")
+    for key in (
+        "workers",
+        "accelerator",
+        "devices",
+        "nodes",
+        "log_every",
+        "checkpoint_every",
+        "snapshot_every",
+        "skipped_steps",
+    )
 )
 """Keys that may change when a run goes on: they decide how it runs, not what it computes."""
 

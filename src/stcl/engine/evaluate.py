@@ -175,6 +175,8 @@ def describe(
     iou, miou = iou_from_confusion(table), mean_iou(table, settings.space.reported)
     scores = [None if torch.isnan(score) else round(100 * float(score), 3) for score in iou]
     source, target = settings.source, settings.target
+    by_frame = (settings.network.backbone_settings or {}).get("norm") == "group"
+    statistics = "each frame's own" if by_frame else f"{settings.method['evaluation_statistics']} batch-norm statistics"
     return {
         "schema": SCHEMA,
         "name": settings.name,
@@ -192,7 +194,7 @@ def describe(
         "iou": dict(zip(settings.space.names, scores, strict=True)),
         "confusion": counts.tolist(),
         "selection": "last EMA weights",
-        "statistics": f"{settings.method['evaluation_statistics']} batch-norm statistics",
+        "statistics": statistics,
         "seed": settings.seed,
         "steps": settings.training.steps,
         "config": settings.as_dict(),

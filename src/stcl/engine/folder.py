@@ -21,8 +21,8 @@ class RunFolder:
 
     ``config.yaml`` (the resolved settings), ``run.json`` (command, versions, revision, environment, identity of the
     data), ``status.json`` (state, step, seconds), ``metrics.csv``, ``events/`` (TensorBoard), ``checkpoints/`` (the
-    last one and the one before) and ``model.safetensors`` (the evaluated weights), which is written last: a folder
-    without it is unfinished.
+    last one and the one before), ``snapshots/`` (teacher and student, where wanted) and ``model.safetensors`` (the
+    evaluated weights), which is written last: a folder without it is unfinished.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,6 +33,7 @@ class RunFolder:
         self.metrics = path / "metrics.csv"
         self.checkpoint = path / "checkpoints" / "last.ckpt"
         self.previous = path / "checkpoints" / "previous.ckpt"
+        self.snapshots = path / "snapshots"
         self.weights = path / "model.safetensors"
 
     def settings(self) -> Settings:
@@ -42,6 +43,15 @@ class RunFolder:
                 f"{self.path} is no run folder: it holds no {self.config.name}. Name a folder that 'stcl train' wrote."
             )
         return load_settings(self.config)
+
+    def snapshot(self, step: int) -> Path:
+        """Where the snapshot of a step lies."""
+        return self.snapshots / f"step-{step:06d}.safetensors"
+
+    def list_snapshots(self) -> dict[int, Path]:
+        """Snapshots by step, the earliest first."""
+        found = {int(path.stem.partition("-")[2]): path for path in self.snapshots.glob("step-*.safetensors")}
+        return dict(sorted(found.items()))
 
     def refuse_taken(self) -> None:
         """Two runs never share a folder."""

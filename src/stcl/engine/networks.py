@@ -79,6 +79,7 @@ def untrained(settings: Settings) -> VideoSegmenter:
             setting.auxiliary,
             setting.backbone_settings,
             setting.head_settings,
+            setting.fusion,
         )
     except StclError:
         raise

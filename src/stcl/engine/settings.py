@@ -71,6 +71,7 @@ class NetworkSettings:
         backbone: e.g. ``small`` or ``resnet101``.
         head: main head.
         auxiliary: add the auxiliary head one stage earlier.
+        fusion: ``accel`` fuses a frame's scores with the previous frame's; ``none`` segments each frame by itself.
         weights: safetensors file to start from, or ``builtin:NAME`` for one that ships with the package.
         backbone_settings, head_settings: further arguments of theirs.
     """
@@ -78,6 +79,7 @@ class NetworkSettings:
     backbone: str = "small"
     head: str = "stcl"
     auxiliary: bool = True
+    fusion: Literal["accel", "none"] = "accel"
     weights: str | None = None
     backbone_settings: dict[str, Any] | None = None
     head_settings: dict[str, Any] | None = None
@@ -103,6 +105,7 @@ class TrainingSettings:
         skipped_steps: how many steps with a loss or gradient that is not finite are left out before training stops.
         log_every: steps between rows of ``metrics.csv``.
         checkpoint_every: steps between checkpoints.
+        snapshot_every: steps between snapshots of teacher and student, which ``stcl analyse`` reads; None keeps none.
         calibration_clips: clips that batch-norm statistics are recomputed on after the last step.
         channels_last: memory format of the network.
     """
@@ -122,6 +125,7 @@ class TrainingSettings:
     skipped_steps: int = 10
     log_every: int = 10
     checkpoint_every: int = 500
+    snapshot_every: int | None = None
     calibration_clips: int = 64
     channels_last: bool = True
 

@@ -20,6 +20,7 @@ from stcl.engine.settings import TrainingSettings
 from stcl.engine.signals import StopRequest
 from stcl.errors import TrainingError, TrainingStopped
 from stcl.methods import AdaptationMethod
+from stcl.models import save_weights
 
 LAG_STEPS = 2
 """How many steps later the host reads what a GPU step said of itself."""
@@ -95,6 +96,7 @@ class StepBoundary(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Between two steps."""
         self._between(trainer)
+        self._keep_snapshot(trainer, pl_module)
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step  # a resumed run would log one more
         assert isinstance(pl_module, AdaptationMethod)
         groups: dict[torch.dtype, list[Tensor]] = {}
@@ -126,6 +128,7 @@ class StepBoundary(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The last step has its checkpoint, too: what comes after training can be repeated from there."""
         self.settle(trainer, lag=0)
+        self._keep_snapshot(trainer, pl_module)
         self.save(trainer)
 
     # ---- what they do ----
@@ -156,6 +159,14 @@ class StepBoundary(Callback):
             trainer.save_checkpoint(self.folder.checkpoint)
             self._last_saved = trainer.global_step
         self.write_status(trainer, "running")
+
+    def _keep_snapshot(self, trainer: Trainer, method: LightningModule) -> None:
+        """Weights of teacher and student for :mod:`stcl.engine.analyse`; a run that goes on writes the same again."""
+        assert isinstance(method, AdaptationMethod)
+        step, every = trainer.global_step, self.settings.snapshot_every
+        if every and step and step % every == 0 and trainer.is_global_zero:
+            networks = torch.nn.ModuleDict({"teacher": method.average.network, "student": method.network})
+            save_weights(networks, self.folder.snapshot(step), {"step": str(step)})
 
     def write_status(self, trainer: Trainer, state: Any, **more: Any) -> None:
         """The first process says how far the run is."""

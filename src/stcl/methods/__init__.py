@@ -2,11 +2,15 @@
 
 from stcl.errors import lookup
 from stcl.methods.base import AdaptationMethod, DomainBatch, Optimization, Preparation
+from stcl.methods.dacs import DACS
 from stcl.methods.source_only import SourceOnly
 from stcl.methods.stcl import STCL
+from stcl.methods.tps import TPS
 
 METHODS: dict[str, type[AdaptationMethod]] = {
     "source_only": SourceOnly,
+    "tps": TPS,
+    "dacs": DACS,
     "stcl": STCL,
 }
 """Every method by name."""

@@ -5,7 +5,7 @@ A method file adds its arguments, the clips it needs and its :meth:`AdaptationMe
 
 from abc import abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NotRequired, TypedDict, get_args
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict, get_args
 
 import torch
 from lightning.pytorch import LightningModule
@@ -16,6 +16,7 @@ from stcl.errors import SettingError
 from stcl.labels import LabelSpace
 from stcl.models import EmaTeacher, VideoSegmenter
 from stcl.ops.augment import StrongAugmentation, crop_clip, flip_clip, rescale_clip, strong_augment
+from stcl.ops.fourier import check_beta, swap_amplitude
 from stcl.ops.histogram import match_histogram
 from stcl.ops.processes import mean_over_processes
 from stcl.types import ClipSpec, VideoClip
@@ -31,6 +32,20 @@ class DomainBatch(TypedDict):
 
     source: VideoClip
     target: NotRequired[VideoClip]
+
+
+class View(NamedTuple):
+    """What a step feeds to the network, for whoever looks at it.
+
+    Attributes:
+        clip: frames 0..1 and the labels that the loss takes.
+        outline: ``(B, H, W)`` bool, where patches lie at t; None without patches.
+        weight: of the labelled pixels, ``(B, H, W)`` or ``(B, 1, 1)``; None where each counts 1.
+    """
+
+    clip: VideoClip
+    outline: Tensor | None = None
+    weight: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +86,8 @@ class Preparation:
 
     Args:
         match_histogram: source clips take the colour histogram of their target frame.
+        fourier_beta: source clips take, after that, the amplitudes of their target frame's lowest frequencies: those up
+            to this share of the shorter side (published: 0.01 to 0.09). 0 switches it off.
         augment_source: source clips are strongly augmented, too.
         flip: probability of a horizontal flip, drawn per clip, for frames, labels and flow together.
         rescale: range of one random scale per batch for the source; larger clips are cropped, smaller ones stay so.
@@ -80,6 +97,7 @@ class Preparation:
     """
 
     match_histogram: bool = False
+    fourier_beta: float = 0.0
     augment_source: bool = False
     flip: float = 0.5
     rescale: tuple[float, float] = (1.0, 1.0)
@@ -87,6 +105,7 @@ class Preparation:
     strong: StrongAugmentation = field(default_factory=StrongAugmentation)
 
     def __post_init__(self) -> None:
+        check_beta(self.fourier_beta)
         if self.crop is not None and (min(self.crop) < 32 or any(side % 8 for side in self.crop)):
             raise SettingError(f"crop is [width, height], at least 32 and divisible by 8, not {list(self.crop)}.")
 
@@ -128,6 +147,7 @@ class AdaptationMethod(LightningModule):
         self.average = EmaTeacher(network, momentum=ema_momentum, kind="ema", statistics="running")
         self.terms: dict[str, Tensor] = {}  # losses and clips of the last step, for whoever watches the training
         self.clips: list[str] = []
+        self.views: dict[str, View] | None = None  # a dict is filled by each step
 
     # ---- what a method declares ----
 
@@ -139,7 +159,8 @@ class AdaptationMethod(LightningModule):
     @property
     def target_spec(self) -> ClipSpec | None:
         """Target clips that the method wants, without labels; None where it looks at no target frame."""
-        return ClipSpec(frames=(0,)) if self.preparation.match_histogram else None
+        looks = self.preparation.match_histogram or self.preparation.fourier_beta > 0
+        return ClipSpec(frames=(0,)) if looks else None
 
     @abstractmethod
     def losses(self, source: VideoClip, target: VideoClip | None, generator: torch.Generator) -> dict[str, Tensor]:
@@ -166,6 +187,11 @@ class AdaptationMethod(LightningModule):
         self.log_dict({f"loss/{name}": term for name, term in self.terms.items()}, batch_size=len(source.names))
         self.log("loss/total", means.sum(), batch_size=len(source.names))
         return values.sum()
+
+    def show(self, name: str, clip: VideoClip, outline: Tensor | None = None, weight: Tensor | None = None) -> None:
+        """Keep what enters the network, if somebody watches; costs nothing otherwise."""
+        if self.views is not None:
+            self.views[name] = View(clip, outline, weight)
 
     def moving_statistics(self) -> list[Tensor]:
         """What a forward pass changes beside gradients: a step that does not count puts these back."""
@@ -194,6 +220,9 @@ class AdaptationMethod(LightningModule):
             source = replace(source, frames=match_histogram(source.frames, target.frames[:, :1]))
         else:
             source = source.to_float()
+        if preparation.fourier_beta > 0 and target is not None:
+            reference = target.frames[:, :1].float() / 255
+            source = replace(source, frames=swap_amplitude(source.frames, reference, preparation.fourier_beta))
         source = self._geometry(source, preparation.rescale)
         if target is not None:
             target = self._geometry(target.to_float())

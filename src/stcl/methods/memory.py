@@ -9,6 +9,7 @@ from stcl.labels import IGNORE
 from stcl.ops.align import Centroids
 from stcl.ops.mixing import PatchSequence, class_counts
 from stcl.ops.processes import sum_over_processes
+from stcl.ops.pseudo_labels import BINS, PseudoLabels, class_thresholds, confidence_histogram
 from stcl.types import VideoClip
 
 
@@ -50,6 +51,33 @@ class PrototypeBank(nn.Module):
         self.mean.copy_(torch.where(centroids.present.unsqueeze(1), known, self.mean))
         self.present |= centroids.present
         return Centroids(self.mean.clone(), self.present.clone())
+
+
+class ConfidenceMemory(nn.Module):
+    """How confident the labels of each class have lately been, over all processes.
+
+    Args:
+        classes: C.
+        momentum: share of the old histogram at each update; a class keeps its own where it has no pixel.
+    """
+
+    histogram: Tensor
+
+    def __init__(self, classes: int, momentum: float = 0.99) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("histogram", torch.zeros(classes, BINS))
+
+    @torch.no_grad()
+    def update(self, pseudo: PseudoLabels) -> None:
+        """Move towards the histograms of these labels; the first ones count as if there had been no others."""
+        fresh = sum_over_processes(confidence_histogram(pseudo, len(self.histogram)))
+        rate = (1 - self.momentum) * fresh.any(1, keepdim=True)
+        self.histogram.lerp_(fresh, rate.to(fresh.dtype).expand_as(fresh))
+
+    def thresholds(self, share: float, highest: float) -> Tensor:
+        """Threshold of each class ``(C,)``, see :func:`~stcl.ops.pseudo_labels.class_thresholds`."""
+        return class_thresholds(self.histogram, share, highest)
 
 
 class PatchMemory(ResizableBuffers):

@@ -15,12 +15,30 @@ class Teacher:
         frozen_steps: with ``frozen``: after this many steps the student labels the target itself (published: 8,000).
         interval: h, the frame t-h that is segmented to label frame t; 0 labels it by itself, for video whose frames lie
             so far apart that flow does not connect them.
+        flip: average its view with that of the mirrored frames; one more pass.
+        flow_error: pixels are ignored where warping the frame t-h along the flow misses frame t by more than this, as
+            the mean absolute difference of colours 0..1; None trusts all flow that stays inside the frame.
     """
 
     kind: Literal["ema", "frozen", "self"] = "ema"
     statistics: Literal["batch", "running"] = "batch"
     frozen_steps: int | None = None
     interval: int = 1
+    flip: bool = False
+    flow_error: float | None = None
+
+
+@dataclass(frozen=True)
+class Masking:
+    """Masked image consistency (MIC; Hoyer et al. 2023, arXiv 2212.01322) of the student's target frames.
+
+    Args:
+        share: of the squares that are hidden from the student, 0..1; 0 switches it off (published: 0.7).
+        patch_px: side of a square in pixels (published: 64, for frames 1024 wide).
+    """
+
+    share: float = 0.0
+    patch_px: int = 32
 
 
 @dataclass(frozen=True)
@@ -35,6 +53,7 @@ class SequenceFusion:
         rare_classes: names of the rare classes; None computes them from source pixel frequencies.
         confidence: target patches take pixels with a probability above this.
         bank_slots: frames kept for each rare class.
+        during_warmup: train on ``F_s``, with patches of the source, from the first step on.
     """
 
     source_patches: bool = True
@@ -44,6 +63,7 @@ class SequenceFusion:
     rare_classes: list[str] | None = None
     confidence: float = 0.9
     bank_slots: int = 4
+    during_warmup: bool = False
 
 
 @dataclass(frozen=True)

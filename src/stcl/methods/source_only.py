@@ -17,5 +17,6 @@ class SourceOnly(AdaptationMethod):
 
     def losses(self, source: VideoClip, target: VideoClip | None, generator: torch.Generator) -> dict[str, Tensor]:
         """The supervised loss alone; the target at most lends its colours."""
+        self.show("source", source)
         output = self.network(source.pair())
         return {"source": segmentation_loss(output, source.label(0), aux_weight=self.aux_weight)}

@@ -11,7 +11,7 @@ from typing import Any
 
 from stcl.errors import SettingError, lookup, unknown_name
 from stcl.models.backbone import Backbone, Tap
-from stcl.models.fusion import ScoreFusion
+from stcl.models.fusion import FUSIONS, ScoreFusion
 from stcl.models.heads import HEADS, HeadSettings, TpsHead
 from stcl.models.resnet import ResNet
 from stcl.models.segmenter import VideoSegmenter
@@ -22,6 +22,7 @@ from stcl.models.weights import load_weights, save_weights
 
 __all__ = [
     "BACKBONES",
+    "FUSIONS",
     "HEADS",
     "Backbone",
     "EmaTeacher",
@@ -55,6 +56,7 @@ def build_segmenter(
     auxiliary: bool = True,
     backbone_settings: Mapping[str, Any] | None = None,
     head_settings: Mapping[str, Any] | None = None,
+    fusion: str = "accel",
 ) -> VideoSegmenter:
     """A segmenter with fresh weights.
 
@@ -65,10 +67,12 @@ def build_segmenter(
         auxiliary: add the auxiliary head on the stage before the last.
         backbone_settings: arguments of the backbone, e.g. ``{"width": 24}``.
         head_settings: fields of :class:`HeadSettings` that differ from the backbone's own.
+        fusion: a name of :data:`FUSIONS`.
     """
     if classes < 1:
         raise SettingError(f"A segmenter needs at least one class, not {classes}.")
     build_backbone, build_head = lookup(BACKBONES, backbone, "backbone"), lookup(HEADS, head, "head")
+    fuse = lookup(FUSIONS, fusion, "temporal fusion")
     known = list(inspect.signature(build_backbone).parameters)
     _check_names(f"setting of backbone '{backbone}'", backbone_settings, known)
     _check_names("head setting", head_settings, [field.name for field in fields(HeadSettings)])
@@ -76,7 +80,7 @@ def build_segmenter(
     settings = replace(body.head_settings, **(head_settings or {}))
     main, before = body.stages[-1], body.stages[-2]
     aux_head = TpsHead(body.channels[before], classes, settings) if auxiliary else None
-    return VideoSegmenter(body, build_head(body.channels[main], classes, settings), aux_head, ScoreFusion(classes))
+    return VideoSegmenter(body, build_head(body.channels[main], classes, settings), aux_head, fuse(classes))
 
 
 def published(classes: int, head: str = "stcl", freeze_norm_affine: bool = True) -> VideoSegmenter:

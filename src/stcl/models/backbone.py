@@ -114,8 +114,8 @@ def untapped(_stage: str, features: Tensor) -> Tensor:
 
 
 def freeze_affine(module: nn.Module) -> None:
-    """Stop the gradient of every batch-norm scale and shift in ``module``; the statistics still follow the data."""
-    for layer in norm_layers(module):
+    """Stop the gradient of every norm's scale and shift in ``module``; statistics still follow the data."""
+    for layer in [*norm_layers(module), *(part for part in module.modules() if isinstance(part, nn.GroupNorm))]:
         layer.requires_grad_(False)
 
 

@@ -3,6 +3,8 @@
 ``z_t = W [ phi(x_t) ; warp(phi(x_{t-1}), f[t->t-1]) ]`` with W a 1x1 convolution without bias, 2C -> C.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,6 +29,10 @@ class ScoreFusion(nn.Module):
         """Fuse scores ``(B, C, h, w)`` of the current frame with those of the previous one, aligned to it."""
         fused: Tensor = self.conv(torch.cat((current, previous), dim=1))  # (B, 2C, h, w) -> (B, C, h, w)
         return fused
+
+
+FUSIONS: dict[str, Callable[[int], ScoreFusion | None]] = {"accel": ScoreFusion, "none": lambda classes: None}
+"""Every temporal fusion by name, called with the number of classes; ``none`` segments each frame by itself."""
 
 
 def align_previous(previous: Tensor, current: Tensor, flow: Tensor, still: Tensor | None = None) -> Tensor:

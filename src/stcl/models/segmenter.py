@@ -42,7 +42,7 @@ class VideoSegmenter(nn.Module):
         backbone: image to feature maps; see its contract.
         head: last stage's features ``(B, channels, h, w)`` to scores ``(B, C, h, w)``.
         aux_head: the same for ``aux_stage``, or None.
-        fusion: W, shared by main and auxiliary scores.
+        fusion: W, shared by main and auxiliary scores; None segments each frame by itself.
         aux_stage: stage that feeds the auxiliary head; the one before the last unless told otherwise.
     """
 
@@ -51,7 +51,7 @@ class VideoSegmenter(nn.Module):
         backbone: Backbone,
         head: nn.Module,
         aux_head: nn.Module | None,
-        fusion: ScoreFusion,
+        fusion: ScoreFusion | None,
         aux_stage: str | None = None,
     ) -> None:
         super().__init__()
@@ -69,7 +69,8 @@ class VideoSegmenter(nn.Module):
         The previous frame runs without gradient. In training mode it is normalised with its own batch statistics
         like the current one, but does not move the running statistics: they follow the current frames alone, so that
         a step moves them once. A still image has no previous frame and its scores are not fused, as W's initial
-        value [identity, 0] leaves them.
+        value [identity, 0] leaves them. Without a fusion layer every image is a still one: its previous frame is not
+        looked at.
 
         Where no gradient is wanted at all, as of a teacher, both frames pass as one batch: batch statistics are then
         those of both frames together, no running statistics move, and there are no auxiliary scores, which serve
@@ -84,6 +85,8 @@ class VideoSegmenter(nn.Module):
         """
         if pair.previous is not None and pair.flow is None:
             raise SettingError("A frame pair with a previous frame needs the flow current -> previous.")
+        if self.fusion is None:
+            pair = FramePair(pair.current)
         previous = None
         if pair.previous is None or torch.is_grad_enabled() or tap is not None:
             current = self.frame_scores(pair.current, tap)
@@ -117,7 +120,7 @@ class VideoSegmenter(nn.Module):
         previous: FrameScores | None = None
         for image, flow in frames:
             current = self.frame_scores(image)
-            if flow is None:
+            if flow is None or self.fusion is None:
                 yield SegOutput(current.main, current.aux, current.features)
             elif previous is None:
                 raise SettingError("The first frame of a stream has no previous frame: its flow must be None.")
@@ -128,7 +131,8 @@ class VideoSegmenter(nn.Module):
     def parameter_roles(self) -> dict[str, list[nn.Parameter]]:
         """Trainable parameters by role; frozen ones are left out."""
         heads = [self.head] if self.aux_head is None else [self.head, self.aux_head]
-        modules: dict[str, list[nn.Module]] = {"backbone": [self.backbone], "heads": heads, "fusion": [self.fusion]}
+        fusion = [] if self.fusion is None else [self.fusion]
+        modules: dict[str, list[nn.Module]] = {"backbone": [self.backbone], "heads": heads, "fusion": [*fusion]}
         return {
             role: [parameter for part in parts for parameter in part.parameters() if parameter.requires_grad]
             for role, parts in modules.items()
@@ -147,6 +151,7 @@ class VideoSegmenter(nn.Module):
         return [
             {"role": role, "params": parameters, "lr": rate * factors[role], **decay}
             for role, parameters in self.parameter_roles().items()
+            if parameters
         ]
 
     @torch.no_grad()
@@ -155,6 +160,7 @@ class VideoSegmenter(nn.Module):
             return self.frame_scores(image, auxiliary=auxiliary)
 
     def _fuse(self, current: FrameScores, previous: FrameScores, flow: Tensor, still: Tensor | None) -> SegOutput:
+        assert self.fusion is not None  # who has none never looks at a previous frame
         warped = align_previous(previous.main, current.main, flow, still)
         aux = None
         if current.aux is not None and previous.aux is not None:

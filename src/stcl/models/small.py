@@ -6,26 +6,44 @@ convolutions (He et al. 2016) are faster on a CPU than depthwise ones of the sam
 layout changes between them.
 """
 
+from collections.abc import Callable
+from math import gcd
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stcl.errors import SettingError
+from stcl.errors import SettingError, lookup
 from stcl.models.backbone import Backbone, Tap, channel_constants, freeze_affine, untapped
 from stcl.models.heads import HeadSettings
+from stcl.ops.masking import RGB_MEAN
 
-RGB_MEAN = (0.485, 0.456, 0.406)
 RGB_STD = (0.229, 0.224, 0.225)
-"""Usual mean and standard deviation of natural images, RGB 0..1."""
+"""Usual standard deviation of natural images, RGB 0..1."""
+
+GROUP_CHANNELS = 8
+"""Channels that group norm (Wu and He 2018, arXiv 1803.08494) takes together, where their number divides by it."""
+
+Norm = Callable[[int], nn.Module]
+"""``norm(channels)``: a layer whose scale and shift are called ``weight`` and ``bias``."""
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Each frame is normalised by itself, in training and in evaluation alike: no running statistics."""
+    return nn.GroupNorm(channels // gcd(channels, GROUP_CHANNELS), channels)
+
+
+NORMS: dict[str, Norm] = {"batch": nn.BatchNorm2d, "group": group_norm}
+"""Every normalisation by name."""
 
 
 class ConvNormRelu(nn.Sequential):
-    """3x3 convolution without bias, batch norm, ReLU: ``(B, C, h, w) -> (B, C', h / stride, w / stride)``."""
+    """3x3 convolution without bias, norm, ReLU: ``(B, C, h, w) -> (B, C', h / stride, w / stride)``."""
 
-    def __init__(self, channels: int, outputs: int, stride: int = 1, dilation: int = 1) -> None:
+    def __init__(self, channels: int, outputs: int, norm: Norm, stride: int = 1, dilation: int = 1) -> None:
         super().__init__(
             nn.Conv2d(channels, outputs, 3, stride, padding=dilation, dilation=dilation, bias=False),
-            nn.BatchNorm2d(outputs),
+            norm(outputs),
             nn.ReLU(inplace=True),
         )
 
@@ -33,15 +51,15 @@ class ConvNormRelu(nn.Sequential):
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut, which is projected where stride or channels change."""
 
-    def __init__(self, channels: int, outputs: int, stride: int = 1, dilation: int = 1) -> None:
+    def __init__(self, channels: int, outputs: int, norm: Norm, stride: int = 1, dilation: int = 1) -> None:
         super().__init__()
-        self.first = ConvNormRelu(channels, outputs, stride, dilation)
+        self.first = ConvNormRelu(channels, outputs, norm, stride, dilation)
         self.second = nn.Conv2d(outputs, outputs, 3, padding=dilation, dilation=dilation, bias=False)
-        self.norm = nn.BatchNorm2d(outputs)
+        self.norm = norm(outputs)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels != outputs:
             projection = nn.Conv2d(channels, outputs, 1, stride, bias=False)
-            self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(outputs))
+            self.shortcut = nn.Sequential(projection, norm(outputs))
 
     def forward(self, features: Tensor) -> Tensor:
         """Residual function plus shortcut, then ReLU."""
@@ -53,12 +71,12 @@ class ResidualBlock(nn.Module):
 class TopDown(nn.Module):
     """Coarse features, up-sampled, plus fine ones; then a 3x3 convolution."""
 
-    def __init__(self, coarse: int, fine: int, outputs: int) -> None:
+    def __init__(self, coarse: int, fine: int, outputs: int, norm: Norm) -> None:
         super().__init__()
         self.from_coarse = nn.Conv2d(coarse, outputs, 1, bias=False)
         self.from_fine = nn.Conv2d(fine, outputs, 1, bias=False)
-        self.norm = nn.BatchNorm2d(outputs)
-        self.smooth = ConvNormRelu(outputs, outputs)
+        self.norm = norm(outputs)
+        self.smooth = ConvNormRelu(outputs, outputs, norm)
 
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
         """``(B, coarse, h, w)`` and ``(B, fine, h', w')`` to ``(B, outputs, h', w')``."""
@@ -76,32 +94,38 @@ class SmallBackbone(Backbone):
     Args:
         width: channels of the stem; the stages have 2, 4, 8, 4 and 2 times as many.
         output_stride: stride of the last stage, 4 or 8.
-        freeze_norm_affine: keep batch-norm scale and shift fixed (for a fine-tuning like the published one).
+        freeze_norm_affine: keep the norms' scale and shift fixed (for a fine-tuning like the published one).
+        norm: a name of :data:`NORMS`. A network with ``group`` can start from the weights of one with ``batch``.
     """
 
     head_settings = HeadSettings(dilations=(1, 6), width=64, initial_std=None)
     mean: Tensor
     std: Tensor
 
-    def __init__(self, width: int = 32, output_stride: int = 4, freeze_norm_affine: bool = False) -> None:
+    def __init__(
+        self, width: int = 32, output_stride: int = 4, freeze_norm_affine: bool = False, norm: str = "batch"
+    ) -> None:
         super().__init__()
+        layer = lookup(NORMS, norm, "normalisation")
         if output_stride not in (4, 8):
             raise SettingError(f"The small backbone has output stride 4 or 8, not {output_stride}.")
         if width < 1:
             raise SettingError(f"The small backbone's width is its stem's number of channels, not {width}.")
         self.channels = {"stage1": 2 * width, "stage2": 4 * width, "stage3": 8 * width, "decode8": 4 * width}
         self.strides = {"stage1": 4, "stage2": 8, "stage3": 16, "decode8": 8}
-        self.stem = ConvNormRelu(3, width, stride=2)
-        self.stage1 = ResidualBlock(width, 2 * width, stride=2)
-        self.stage2 = nn.Sequential(ResidualBlock(2 * width, 4 * width, stride=2), ResidualBlock(4 * width, 4 * width))
-        self.stage3 = nn.Sequential(
-            ResidualBlock(4 * width, 8 * width, stride=2), ResidualBlock(8 * width, 8 * width, dilation=2)
+        self.stem = ConvNormRelu(3, width, layer, stride=2)
+        self.stage1 = ResidualBlock(width, 2 * width, layer, stride=2)
+        self.stage2 = nn.Sequential(
+            ResidualBlock(2 * width, 4 * width, layer, stride=2), ResidualBlock(4 * width, 4 * width, layer)
         )
-        self.decode8 = TopDown(8 * width, 4 * width, 4 * width)
+        self.stage3 = nn.Sequential(
+            ResidualBlock(4 * width, 8 * width, layer, stride=2), ResidualBlock(8 * width, 8 * width, layer, dilation=2)
+        )
+        self.decode8 = TopDown(8 * width, 4 * width, 4 * width, layer)
         if output_stride == 4:
             self.channels["decode4"] = 2 * width
             self.strides["decode4"] = 4
-            self.decode4 = TopDown(4 * width, 2 * width, 2 * width)
+            self.decode4 = TopDown(4 * width, 2 * width, 2 * width, layer)
         self.stages = tuple(self.channels)
         self.register_buffer("mean", channel_constants(RGB_MEAN), persistent=False)
         self.register_buffer("std", channel_constants(RGB_STD), persistent=False)

@@ -83,9 +83,11 @@ def recalibrate(network: nn.Module, pairs: Iterable[FramePair]) -> int:
         pairs: batches, on the network's device; all of them are used.
 
     Returns:
-        The number of frames seen.
+        The number of frames seen; 0 for a network without batch norm, which has no statistics and is not run.
     """
     layers = norm_layers(network)
+    if not layers:
+        return 0
     modes = [(part, part.training) for part in network.modules()]
     momenta = [layer.momentum for layer in layers]
     frames = 0

@@ -1,4 +1,4 @@
-"""Starting weights from a network of other classes: the backbone whole, the heads class by class."""
+"""Starting weights from a network of other classes or parts: the backbone whole, the heads class by class."""
 
 import json
 from pathlib import Path
@@ -8,14 +8,18 @@ from torch import Tensor
 
 from stcl.errors import CheckpointError
 from stcl.models.segmenter import VideoSegmenter
-from stcl.models.weights import compare_states, load_weights, read_weights
+from stcl.models.weights import compare_states, read_weights
+
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+"""What batch norm has in a file and other norms, whose scale and shift have the same names, have not."""
 
 
 def transfer_weights(network: VideoSegmenter, path: Path, classes: tuple[str, ...]) -> list[str]:
     """Start ``network`` from a file that may have been trained on other classes.
 
     With the same classes every tensor is loaded. Otherwise the backbone is, and each head's rows are copied by class
-    NAME; classes that the file lacks keep their random start, and the temporal fusion keeps [identity, 0].
+    NAME; classes that the file lacks keep their random start, and the temporal fusion keeps [identity, 0]. It also does
+    so where the file has none. A fusion or batch-norm statistics that only the file has are left aside.
 
     Args:
         network: changed in place.
@@ -27,9 +31,7 @@ def transfer_weights(network: VideoSegmenter, path: Path, classes: tuple[str, ..
     """
     tensors, metadata = read_weights(path)
     stored = _stored_classes(metadata, path)
-    if tuple(stored) == classes:
-        load_weights(network, path)
-        return []
+    same = tuple(stored) == classes
     state = network.state_dict()
     rows = [(classes.index(name), stored.index(name)) for name in classes if name in stored]
     if not rows:
@@ -37,7 +39,7 @@ def transfer_weights(network: VideoSegmenter, path: Path, classes: tuple[str, ..
             f"'{path}' was trained on other classes ({', '.join(stored)}), none of which this network has "
             f"({', '.join(classes)}). Choose another file, or another label space."
         )
-    wanted = {name: tensor for name, tensor in tensors.items() if not name.startswith("fusion.")}
+    wanted = {name: tensor for name, tensor in tensors.items() if _is_lent(name, name in state, same)}
     for name in [name for name in wanted if "head." in name]:
         own, other = state.get(name), wanted[name]
         if (
@@ -46,7 +48,8 @@ def transfer_weights(network: VideoSegmenter, path: Path, classes: tuple[str, ..
             and (len(own), len(other)) == (len(classes), len(stored))
         ):
             wanted[name] = _copy_rows(own, other, rows)
-    differences = compare_states(wanted, {name: t for name, t in state.items() if not name.startswith("fusion.")})
+    needed = {name: t for name, t in state.items() if name in wanted or not name.startswith("fusion.")}
+    differences = compare_states(wanted, needed)
     if differences:
         raise CheckpointError(
             f"'{path}' belongs to another network and cannot start this one: {'; '.join(differences)}. Set network to "
@@ -54,6 +57,12 @@ def transfer_weights(network: VideoSegmenter, path: Path, classes: tuple[str, ..
         )
     network.load_state_dict({**state, **wanted})
     return [name for name in classes if name not in stored]
+
+
+def _is_lent(name: str, has_place: bool, same_classes: bool) -> bool:
+    if name.startswith("fusion."):
+        return has_place and same_classes
+    return has_place or name.rpartition(".")[2] not in STATISTICS
 
 
 def _stored_classes(metadata: dict[str, str], path: Path) -> list[str]:

@@ -14,7 +14,10 @@ from torch import Tensor
 
 from stcl.errors import SettingError
 from stcl.labels import IGNORE
-from stcl.types import ClipSpec, VideoClip
+from stcl.types import ClipSpec, FramePair, VideoClip
+
+PAIR = ClipSpec(frames=(0, -1), flows=((0, -1),), labels=(0, -1))
+"""The part of a clip that is mixed: both frames, their labels, the flow between them."""
 
 
 class PatchSequence(NamedTuple):
@@ -32,6 +35,14 @@ class FusedClip(NamedTuple):
     mask: Tensor
     still: Tensor
 
+    def pair(self) -> FramePair:
+        """What the network eats."""
+        return self.clip.pair()._replace(still=self.still)
+
+    def weigh(self, weight: Tensor | None) -> Tensor | None:
+        """Weights of a pseudo-labelled background with pasted pixels, which are sure: ``(B, H, W)``, or None."""
+        return None if weight is None else torch.where(self.mask, torch.ones_like(weight), weight)
+
 
 def class_counts(labels: Tensor, classes: int) -> Tensor:
     """Pixels of each class in each label map: ``(B, ...) -> (B, C)`` float32, without a host synchronisation."""
@@ -46,13 +57,17 @@ def classes_present(labels: Tensor, classes: int) -> Tensor:
 
 
 def choose_classes(
-    present: Tensor, count: int, generator: torch.Generator, exclude: Tensor | None = None, always: Tensor | None = None
+    present: Tensor,
+    count: int | Tensor,
+    generator: torch.Generator,
+    exclude: Tensor | None = None,
+    always: Tensor | None = None,
 ) -> Tensor:
     """Choose ``count`` random classes among those present in each clip.
 
     Args:
         present: ``(B, C)`` bool.
-        count: how many at most; all that are left where fewer are present.
+        count: how many at most, for all clips or for each ``(B,)``; all that are left where fewer are present.
         generator: source of the random order, on the tensors' device.
         exclude: ``(B, C)`` or ``(C,)`` bool, classes that may not be chosen.
         always: ``(C,)`` bool, classes that are taken wherever present and not excluded, beside the random ones.
@@ -64,7 +79,7 @@ def choose_classes(
     drawn = allowed if always is None else allowed & ~always
     order = torch.rand(present.shape, generator=generator, device=present.device).masked_fill(~drawn, -1.0)
     rank = order.argsort(1, descending=True).argsort(1)
-    chosen = (rank < count) & drawn
+    chosen = (rank < (count.unsqueeze(1) if isinstance(count, Tensor) else count)) & drawn
     return chosen if always is None else chosen | (allowed & always)
 
 

@@ -2,6 +2,7 @@
 
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from stcl.errors import SettingError
@@ -9,7 +10,10 @@ from stcl.labels import IGNORE
 from stcl.ops.losses import upsample
 from stcl.ops.warp import inside, warp
 
-Weighting = Literal["none", "threshold", "share"]
+Weighting = Literal["none", "threshold", "share", "class"]
+
+BINS = 100
+"""Steps in which thresholds of classes are found."""
 
 
 class PseudoLabels(NamedTuple):
@@ -65,3 +69,45 @@ def pixel_weights(confidence: Tensor, weighting: Weighting, threshold: float) ->
 def ignore_unsure(pseudo: PseudoLabels, threshold: float) -> Tensor:
     """Labels ``(B, H, W)`` with every pixel at or below the threshold set to ignore."""
     return pseudo.labels.masked_fill(pseudo.confidence <= threshold, IGNORE)
+
+
+def drop_labels(pseudo: PseudoLabels, where: Tensor) -> PseudoLabels:
+    """Ignore the pixels at ``where (B, H, W)`` bool: no label, no confidence."""
+    return PseudoLabels(pseudo.labels.masked_fill(where, IGNORE), pseudo.confidence.masked_fill(where, 0.0))
+
+
+def confidence_histogram(pseudo: PseudoLabels, classes: int) -> Tensor:
+    """Pixels of each class by their confidence, in steps of 1 / :data:`BINS`: ``(C, BINS)`` float32."""
+    step = (pseudo.confidence * BINS).long().clamp(0, BINS - 1)
+    cell = (pseudo.labels.clamp(max=classes) * BINS + step).flatten()  # ignored pixels lie behind the last class
+    counts = torch.zeros((classes + 1) * BINS, dtype=torch.int64, device=cell.device)
+    return counts.scatter_add_(0, cell, torch.ones_like(cell)).view(-1, BINS)[:classes].float()
+
+
+def class_thresholds(histogram: Tensor, share: float, highest: float) -> Tensor:
+    """Confidence from which on a pixel is among the most confident of its class (Zou et al. 2018, arXiv 1810.07911).
+
+    Without it, hard and rare classes would hardly be among the pixels above one common threshold.
+
+    Args:
+        histogram: ``(C, BINS)``, see :func:`confidence_histogram`.
+        share: of each class's pixels that is kept at least, 0..1.
+        highest: no threshold lies above this probability; that of a class without pixels is about this.
+
+    Returns:
+        ``(C,)`` multiples of 1 / BINS, or ``highest``.
+    """
+    if not (0 <= share <= 1 and 0 <= highest <= 1):
+        raise SettingError(f"The share and the highest threshold lie between 0 and 1, not at {share} and {highest}.")
+    place = torch.arange(histogram.shape[1], device=histogram.device)
+    # (C, BINS), pixels in each step and those above it; a cumulative sum of floats is not deterministic on a GPU
+    above = (histogram.unsqueeze(1) * (place >= place.unsqueeze(1))).sum(-1)
+    steps = (above >= share * above[:, :1]).sum(1)  # so many steps, from 0 on, have enough pixels above them
+    return ((steps - 1).clamp(min=0).to(histogram.dtype) / BINS).clamp(max=highest)
+
+
+def class_weights(pseudo: PseudoLabels, thresholds: Tensor) -> Tensor:
+    """1 where the confidence reaches its class's threshold, ``thresholds (C,)``, else 0: ``(B, H, W)`` float."""
+    wanted = thresholds[pseudo.labels.clamp(max=len(thresholds) - 1)]
+    kept = (pseudo.confidence >= wanted) & (pseudo.labels != IGNORE)
+    return kept.to(pseudo.confidence.dtype)

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stcl.types import FramePair
+
 
 def warp(image: Tensor, flow: Tensor, mode: str = "bilinear") -> Tensor:
     """Resample ``image`` of frame b so that it is aligned to frame a.
@@ -50,6 +52,31 @@ def resize_flow(flow: Tensor, size: tuple[int, int], align_corners: bool = True)
 def flip_flow(flow: Tensor) -> Tensor:
     """Flow of the horizontally flipped frames: mirrored, with u negated."""
     return _times(flow.flip(-1), -1, 1)
+
+
+def flip_pair(pair: FramePair) -> FramePair:
+    """The pair horizontally mirrored: frames, flow, and what does not move."""
+    previous, flow, still = pair.previous, pair.flow, pair.still
+    return FramePair(
+        pair.current.flip(-1),
+        None if previous is None else previous.flip(-1),
+        None if flow is None else flip_flow(flow),
+        None if still is None else still.flip(-1),
+    )
+
+
+def photometric_error(frame: Tensor, other: Tensor, flow: Tensor) -> Tensor:
+    """How badly the flow explains a frame: its mean absolute difference from the other frame, warped to it.
+
+    Args:
+        frame, other: ``(B, 3, H, W)`` float RGB 0..1.
+        flow: frame -> other, ``(B, 2, H, W)`` pixels.
+
+    Returns:
+        ``(B, H, W)`` float32 0..1; 1 where the flow leaves the frame.
+    """
+    difference = (frame.float() - warp(other.float(), flow.float())).abs().mean(1)
+    return difference.masked_fill(~inside(flow), 1.0)
 
 
 def _times(flow: Tensor, u: float, v: float) -> Tensor:

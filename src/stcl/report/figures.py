@@ -112,7 +112,7 @@ def _panel_svg(comparison: Comparison, name: str, curves: Mapping[int, Curve]) -
     left, right, top, bottom = MARGIN_PX
     smoothed = {row: smooth(values, max(1, len(values) // 15)) for row, (_, values) in curves.items()}
     last_step = max(max(steps[-1] for steps, _ in curves.values()), 1.0)
-    low, high = _value_range(np.concatenate(list(smoothed.values())))
+    low, high = value_range(np.concatenate(list(smoothed.values())))
 
     def place(curve: Curve) -> str:
         steps, values = curve
@@ -127,7 +127,7 @@ def _panel_svg(comparison: Comparison, name: str, curves: Mapping[int, Curve]) -
         parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
     for step in ticks(0, last_step):
         x = left + step / last_step * (width - left - right)
-        parts.append(f'<text x="{x:.1f}" y="{height - 8}" text-anchor="middle">{_short(step)}</text>')
+        parts.append(f'<text x="{x:.1f}" y="{height - 8}" text-anchor="middle">{short(step)}</text>')
     clip = f"clip-{name.replace('/', '-').replace('_', '-')}"
     box = f'x="{left}" y="{top}" width="{width - left - right}" height="{height - top - bottom}"'
     parts.append(f'<clipPath id="{escape(clip)}"><rect {box}/></clipPath><g clip-path="url(#{escape(clip)})">')
@@ -145,7 +145,7 @@ def _panel_svg(comparison: Comparison, name: str, curves: Mapping[int, Curve]) -
     return f'<svg role="img" viewBox="0 0 {width} {height}" aria-label="{told}">{"".join(parts)}</svg>'
 
 
-def _value_range(values: NDArray[np.float64]) -> tuple[float, float]:
+def value_range(values: NDArray[np.float64]) -> tuple[float, float]:
     """Range of the vertical axis: from zero unless all values are far from it, never empty."""
     low, high = float(values.min()), float(values.max())
     if 0.0 <= low < 0.6 * high:
@@ -154,5 +154,6 @@ def _value_range(values: NDArray[np.float64]) -> tuple[float, float]:
     return (low if low == 0.0 else low - margin), high + margin
 
 
-def _short(step: float) -> str:
+def short(step: float) -> str:
+    """A step on an axis."""
     return f"{step / 1000:g}k" if step >= 10_000 else f"{step:g}"

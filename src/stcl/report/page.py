@@ -73,7 +73,7 @@ def write_page(
     roles = find_roles(comparison)
     subject = roles.baseline if roles.adapted is None else roles.adapted
     metrics = [read_metrics(result.folder) for result in comparison.results]
-    text = _template().render(
+    text = template("report.html.j2").render(
         title=title,
         summary=[part.strip() for part in summary.split("\n\n") if part.strip()],
         comparison=comparison,
@@ -125,7 +125,8 @@ def duration_text(seconds: float) -> str:
 
 
 @cache
-def _template() -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
+    """One of the folder ``templates``, which know the filter ``percent``."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("stcl.report", "templates"),
         autoescape=True,
@@ -134,7 +135,7 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = percent_text
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
 
 
 def _headline(comparison: Comparison) -> list[dict[str, str]]:

@@ -1,0 +1,163 @@
+"""What self-training methods share: who labels the target, from when, and what an unsure label counts.
+
+A method adds its :meth:`SelfTraining.adapt`: what is trained on the labelled source and the pseudo-labelled target.
+"""
+
+from abc import abstractmethod
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stcl.errors import SettingError
+from stcl.labels import IGNORE
+from stcl.methods.base import AdaptationMethod
+from stcl.methods.memory import ConfidenceMemory
+from stcl.methods.settings import Masking, Teacher
+from stcl.models import EmaTeacher
+from stcl.ops.losses import segmentation_loss
+from stcl.ops.masking import mask_patches
+from stcl.ops.pseudo_labels import (
+    PseudoLabels,
+    Weighting,
+    class_probabilities,
+    class_weights,
+    drop_labels,
+    pixel_weights,
+    pseudo_labels,
+)
+from stcl.ops.warp import flip_pair, photometric_error
+from stcl.types import ClipSpec, FramePair, SegOutput, VideoClip
+
+
+class SelfTraining(AdaptationMethod):
+    """A supervised warm-up, then :meth:`adapt` with the labels of a teacher.
+
+    Args:
+        lambda_t: weight of the target terms.
+        warmup: supervised steps before the target takes part.
+        weighting: of pseudo-labelled pixels: ``none``, ``threshold``, ``share`` or ``class``, one for each class.
+        threshold: probability for ``weighting``; with ``class`` the highest of the thresholds.
+        class_share: with ``class``: of each class's pixels that stay above its threshold at least.
+        augment_target: strong augmentation of the student's target frames.
+        masking: squares that are hidden from the student.
+        teacher: who labels the target.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        lambda_t: float = 1.0,
+        warmup: int = 0,
+        weighting: Weighting = "share",
+        threshold: float = 0.9,
+        class_share: float = 0.5,
+        augment_target: bool = True,
+        masking: Masking = Masking(),
+        teacher: Teacher = Teacher(),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        if teacher.interval < 0:
+            raise SettingError(f"method.teacher.interval is a number of frames of at least 0, not {teacher.interval}.")
+        self.lambda_t, self.warmup = lambda_t, warmup
+        self.weighting, self.threshold, self.class_share = weighting, threshold, class_share
+        self.augment_target, self.masking, self.teacher = augment_target, masking, teacher
+        self.seen = ConfidenceMemory(len(self.space)) if weighting == "class" else None
+        self.average.statistics = teacher.statistics
+        self.itself = EmaTeacher(self.network, kind="self", statistics=teacher.statistics)
+        frozen = teacher.kind == "frozen"
+        self.start = EmaTeacher(self.network, kind="frozen", statistics=teacher.statistics) if frozen else None
+
+    @property
+    def target_spec(self) -> ClipSpec:
+        """Frames (t, t-1, t-h, t-h-1) and the flows between them; never labels."""
+        h = self.teacher.interval
+        flows = [(0, -1), *([(0, -h)] if h else []), (-h, -h - 1)]
+        return ClipSpec(frames=tuple(dict.fromkeys((0, -1, -h, -h - 1))), flows=tuple(dict.fromkeys(flows)))
+
+    def losses(self, source: VideoClip, target: VideoClip | None, generator: torch.Generator) -> dict[str, Tensor]:
+        """``L_src`` alone during the warm-up, then the method."""
+        self.show("source", source)
+        if target is None or self.global_step < self.warmup:
+            return {"source": self.source_loss(self.network(source.pair()), source)}
+        return self.adapt(source, target, generator)
+
+    @abstractmethod
+    def adapt(self, source: VideoClip, target: VideoClip, generator: torch.Generator) -> dict[str, Tensor]:
+        """Weighted loss terms of a step in which the target takes part; arguments as of :meth:`losses`."""
+
+    def source_loss(self, output: SegOutput, source: VideoClip) -> Tensor:
+        """``L_src = CE(z^s_t, y^s_t) + 0.1 CE_aux`` (section 3.1)."""
+        return segmentation_loss(output, source.label(0), aux_weight=self.aux_weight)
+
+    def teacher_view(self, target: VideoClip, at: int) -> Tensor:
+        """The teacher's probabilities ``(B, C, H, W)`` of the frame at offset ``at``, fused with the one before."""
+        pair = target.pair(at, at - 1) if (at, at - 1) in target.flows else FramePair(target.frame(at))
+        view = class_probabilities(self._teach(pair), target.size)
+        if self.teacher.flip:
+            view = (view + class_probabilities(self._teach(flip_pair(pair)), target.size).flip(-1)) / 2
+        return view
+
+    def label_target(self, target: VideoClip, view: Tensor) -> PseudoLabels:
+        """Labels of t by warping the ``view`` of t-h along f[t->t-h] (section 3.2)."""
+        h = self.teacher.interval
+        pseudo = pseudo_labels(view, target.flow(0, -h) if h else None)
+        if h and self.teacher.flow_error is not None:
+            error = photometric_error(target.frame(0), target.frame(-h), target.flow(0, -h))
+            pseudo = drop_labels(pseudo, error > self.teacher.flow_error)
+        self.log("pseudo/confidence", pseudo.confidence.mean(), batch_size=len(pseudo.labels))
+        return pseudo
+
+    def weigh(self, pseudo: PseudoLabels) -> Tensor | None:
+        """What each pseudo-labelled pixel counts; None where all count alike."""
+        if self.seen is None:
+            return pixel_weights(pseudo.confidence, self.weighting, self.threshold)
+        self.seen.update(pseudo)
+        return class_weights(pseudo, self.seen.thresholds(self.class_share, self.threshold))
+
+    def mask(self, target: VideoClip, generator: torch.Generator) -> VideoClip:
+        """Hide squares of the student's view, so that it must know from what lies around them."""
+        if self.masking.share == 0:
+            return target
+        frames = mask_patches(target.frames, self.masking.share, self.masking.patch_px, generator)
+        return replace(target, frames=frames)
+
+    def with_labels(self, target: VideoClip, labels: dict[int, Tensor]) -> VideoClip:
+        """The target clip with labels at some offsets and none at the others."""
+        maps = torch.full_like(target.frames[:, :, 0], IGNORE, dtype=torch.long)
+        for offset, label in labels.items():
+            maps[:, target.offsets.index(offset)] = label
+        return replace(target, labels=maps)
+
+    def student_view(self, target: VideoClip, generator: torch.Generator) -> VideoClip:
+        """What the student sees of the target: strongly augmented frames (section 3.3)."""
+        return self.augment(target, generator) if self.augment_target else target
+
+    def window(self, source: VideoClip, target: VideoClip) -> VideoClip:
+        """A window of the source clip with the target's size, so that patches can be pasted."""
+        if source.size == target.size:
+            return source
+        if source.size[0] < target.size[0] or source.size[1] < target.size[1]:
+            raise SettingError(
+                f"Source clips of {source.size[1]}x{source.size[0]} px are smaller than the target's "
+                f"{target.size[1]}x{target.size[0]} px, so patches cannot be pasted. Make source.size at least "
+                "target.size, also after method.preparation.rescale."
+            )
+        return self.draw_window(source, target.size)
+
+    def moving_statistics(self) -> list[Tensor]:
+        """How confident each class's labels are moves, too."""
+        return [*super().moving_statistics(), *(self.seen.buffers() if self.seen is not None else [])]
+
+    def _teach(self, pair: FramePair) -> Tensor:
+        """Scores of the teacher in charge."""
+        trained = self.global_step - self.warmup
+        if self.teacher.kind == "ema":
+            return self.average(pair).logits
+        if self.start is not None and (self.teacher.frozen_steps is None or trained < self.teacher.frozen_steps):
+            if trained == 0:
+                self.start.reset(self.network)
+            return self.start(pair).logits
+        return self.itself(pair).logits

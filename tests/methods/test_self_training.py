@@ -1,0 +1,155 @@
+"""What every self-training method can do with the labels of its teacher, and what TPS and DACS make of them.
+
+The teachers themselves are tested in test_stcl.py, where all three kinds are used.
+"""
+
+import pytest
+import torch
+
+from stcl.labels import IGNORE
+from stcl.methods import Preparation
+from stcl.methods.settings import Masking, Teacher
+from stcl.ops.augment import flip_clip
+from stcl.ops.losses import segmentation_loss
+from stcl.ops.mixing import classes_present
+from stcl.ops.pseudo_labels import PseudoLabels, class_probabilities
+from stcl.ops.warp import flip_pair, photometric_error
+from stcl.types import ClipSpec
+
+PLAIN = Preparation(flip=0.0)
+
+
+@pytest.fixture
+def make(make_method, make_run):
+    """A method with its run, whose student and teacher are not the same, as ``(method, run)``."""
+
+    def build(name="tps", step=5, **settings):
+        method = make_method(name, preparation=PLAIN, **settings)
+        with torch.no_grad():
+            for parameter in method.average.network.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+        return method, make_run(method, step=step)
+
+    return build
+
+
+def prepared(method, data):
+    return method.prepare(data, method.step_generator())
+
+
+def pseudo_of(method, target):
+    return method.label_target(target, method.teacher_view(target, -method.teacher.interval))
+
+
+# ---- labels ----
+
+
+def test_a_flipped_view_is_averaged_in(make, make_batch):
+    method, _ = make(teacher=Teacher(flip=True))
+    _, target = prepared(method, make_batch(method))
+    pair = target.pair(-1, -2)
+    there = class_probabilities(method.average(pair).logits, target.size)
+    mirrored = class_probabilities(method.average(flip_pair(pair)).logits, target.size).flip(-1)
+    torch.testing.assert_close(method.teacher_view(target, -1), (there + mirrored) / 2)
+    assert (there - mirrored).abs().max() > 1e-3  # two opinions
+    other = flip_clip(target, torch.ones(2, dtype=torch.bool))  # the same whichever way the clip came
+    torch.testing.assert_close(method.teacher_view(other, -1).flip(-1), (there + mirrored) / 2)
+
+
+def test_pixels_that_the_flow_does_not_explain_are_ignored(make, make_batch):
+    method, _ = make(teacher=Teacher(flow_error=0.1))
+    _, target = prepared(method, make_batch(method))
+    pseudo = pseudo_of(method, target)
+    wrong = photometric_error(target.frame(0), target.frame(-1), target.flow(0, -1)) > 0.1
+    assert 0.1 < wrong.float().mean() < 0.95
+    assert torch.equal(pseudo.labels == IGNORE, wrong) and not pseudo.confidence[wrong].any()
+    method.teacher = Teacher()
+    without = pseudo_of(method, target)
+    assert torch.equal(pseudo.labels[~wrong], without.labels[~wrong])
+
+
+def test_each_class_has_its_own_threshold(make):
+    """A class that is never surer than 0.6 is trained on all the same; no threshold lies above the common one."""
+    method, _ = make(weighting="class", class_share=0.5, threshold=0.9)
+    labels = torch.zeros(1, 4, 100, dtype=torch.long)
+    labels[:, 2:] = 1
+    confidence = torch.linspace(0.945, 0.999, 200).view(1, 2, 100)
+    weak = torch.linspace(0.2, 0.6, 200).view(1, 2, 100)
+    pseudo = PseudoLabels(labels, torch.cat((confidence, weak), 1))
+    weight = method.weigh(pseudo)
+    assert weight[:, :2].all()  # half of them would be above 0.97, but 0.9 is enough
+    assert 0.45 < weight[:, 2:].mean() < 0.55 and weight[0, 3].all() and not weight[0, 2, :90].any()
+    assert torch.equal(method.state_dict()["seen.histogram"], method.seen.histogram)  # remembered by a checkpoint
+
+
+def test_squares_are_hidden_from_the_student_alone(make, make_batch):
+    method, run = make(masking=Masking(share=0.5, patch_px=8), augment_target=False)
+    seen = []
+    method.average.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].current))
+    fed = []
+    method.network.register_forward_pre_hook(lambda _, inputs: fed.append(inputs[0]))
+    data = make_batch(method)
+    run.losses(data)
+    _, target = prepared(method, data)
+    assert torch.equal(seen[0], target.frame(-1))
+    changed = (fed[-1].current != target.frame(0)).any(1)
+    assert 0.3 < changed.float().mean() < 0.7
+    squares = changed.unfold(1, 8, 8).unfold(2, 8, 8)
+    assert ((squares.float().mean((-2, -1)) > 0.9) | ~squares.any(-1).any(-1)).all()
+    before = (fed[-1].previous != target.frame(-1)).any(1)
+    assert (before == changed).float().mean() > 0.99  # one draw for both frames; a pixel may have the mean's colour
+
+
+# ---- methods ----
+
+
+def test_tps_trains_on_the_augmented_clip_with_the_carried_labels(make, make_batch):
+    method, run = make(weighting="none", lambda_t=0.5)
+    outputs, fed = [], []
+    method.network.register_forward_pre_hook(lambda _, inputs: fed.append(inputs[0]))
+    method.network.register_forward_hook(lambda _, __, output: outputs.append(output))
+    data = make_batch(method)
+    terms = run.losses(data)
+    source, target = prepared(method, data)
+    pseudo = pseudo_of(method, target)
+    assert set(terms) == {"source", "target"} and len(fed) == 2
+    torch.testing.assert_close(terms["source"], segmentation_loss(outputs[0], source.label(0)))
+    torch.testing.assert_close(terms["target"], 0.5 * segmentation_loss(outputs[1], pseudo.labels))
+    assert (pseudo.labels == IGNORE).any() and (fed[1].current - target.frame(0)).abs().max() > 0.05
+    assert torch.equal(fed[1].flow, target.flow(0, -1))
+
+
+def test_dacs_pastes_half_of_the_source_classes_into_both_frames(make, make_batch):
+    method, run = make("dacs", augment_target=False, teacher=Teacher(interval=0), weighting="share", threshold=0.12)
+    assert method.target_spec == ClipSpec(frames=(0, -1), flows=((0, -1),))
+    method.views = {}
+    data = make_batch(method)
+    terms = run.losses(data)
+    source, target = prepared(method, data)
+    pseudo = pseudo_of(method, target)
+    view = method.views["mixed"]
+    assert set(terms) == {"source", "mixed"}
+    for i in range(2):
+        label, mask = source.label(0)[i].long(), view.outline[i]
+        chosen = set(label[mask].tolist())
+        present = int(classes_present(source.label(0), len(method.space))[i].sum())
+        assert len(chosen) == (present + 1) // 2 and IGNORE not in chosen
+        assert torch.equal(mask, torch.isin(label, torch.tensor(sorted(chosen))))
+        assert torch.equal(view.clip.label(0)[i], torch.where(mask, label, pseudo.labels[i]))
+        for offset in (0, -1):  # each frame's own mask
+            own = torch.isin(source.label(offset)[i].long(), torch.tensor(sorted(chosen)))
+            assert torch.equal(
+                view.clip.frame(offset)[i], torch.where(own, source.frame(offset)[i], target.frame(offset)[i])
+            )
+    share = (pseudo.confidence > 0.12).float().mean((1, 2))
+    assert (share > 0).all() and (share < 1).any()
+    expected = torch.where(view.outline, torch.ones(()), share.view(2, 1, 1))
+    torch.testing.assert_close(view.weight, expected)
+
+
+@pytest.mark.parametrize("name", ["tps", "dacs", "stcl"])
+def test_the_warm_up_sees_the_source_alone(make, make_batch, name):
+    method, run = make(name, step=2, warmup=3)
+    assert set(run.losses(make_batch(method))) == {"source"}
+    run.trainer.global_step = 3
+    assert len(run.losses(make_batch(method))) > 1
