@@ -2,9 +2,9 @@
 
     python benchmarks/memory.py [CONFIG] [--presets NAME ...] [--device count|cuda|cpu] [--group.key value ...]
 
-``CONFIG`` is ``synthia_seq-cityscapes_seq/stcl`` unless told otherwise: ResNet-101, 1280x640 and 1024x512, optimiser
-SGD, in the middle of its schedule, so that every term takes part. ``none`` among the presets is the configuration as it
-stands.
+``CONFIG`` is ``synthia_seq-cityscapes_seq/stcl_published`` unless told otherwise: ResNet-101, 1280x640 and 1024x512,
+optimiser SGD, in the middle of its schedule, so that every term takes part. ``none`` among the presets is the
+configuration as it stands.
 
 ``count`` needs neither a GPU nor the memory: the step runs on tensors without contents (torch's fake tensors), and the
 bytes of all that are alive at the same time are added up: networks, gradients, optimiser, weight average, what the
@@ -47,7 +47,7 @@ GIGABYTE = 1e9
 SHARE = 0.8
 """A preset's step takes at most this share of its card."""
 
-STEADY = ["--method.warmup", "0", "--method.feature_fusion.start", "0"]
+STEADY = ["--method.warmup", "0", "--method.feature_fusion.start", "0", "--method.teacher.kind", "ema"]
 """Every term from the first step on."""
 
 
@@ -222,7 +222,7 @@ def table_of(rows: Sequence[Row]) -> Table:
 def main(argv: Sequence[str] | None = None) -> int:
     """Count or measure, show, and end with a line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", nargs="?", default="synthia_seq-cityscapes_seq/stcl")
+    parser.add_argument("config", nargs="?", default="synthia_seq-cityscapes_seq/stcl_published")
     parser.add_argument("--presets", nargs="+", default=["none", *list_presets()], metavar="NAME")
     parser.add_argument("--device", choices=WAYS, default="count")
     options, overrides = parser.parse_known_args(argv)

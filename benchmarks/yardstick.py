@@ -292,7 +292,12 @@ def check_supported(method: STCL) -> None:
     preparation, alignment, fusion = method.preparation, method.alignment, method.fusion
     needs = {
         "method.teacher {kind: ema, interval: 1}": (method.teacher.kind, method.teacher.interval) == ("ema", 1),
+        "method.teacher {flip: false, flow_error: null}": not method.teacher.flip and method.teacher.flow_error is None,
         "method.consistency true": method.consistency,
+        "no method.masking": method.masking.share == 0,
+        "method.weighting none, threshold or share": method.seen is None,
+        "method.shared_statistics false": not method.shared_statistics,
+        "method.sequence_fusion {into_source: true, into_target: true}": fusion.into_source and fusion.into_target,
         "patches (method.sequence_fusion)": fusion.source_patches or fusion.target_patches or fusion.long_tail_patches,
         "method.alignment {form: mmd, adaptive: false}": alignment.form in (None, "mmd") and not alignment.adaptive,
         "method.preparation.rescale [1, 1]": tuple(preparation.rescale) == (1.0, 1.0),

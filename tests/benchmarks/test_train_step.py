@@ -44,8 +44,14 @@ def script():
 
 @pytest.fixture
 def tiny_settings():
-    """``tiny_settings("--group.key=value", ...)``: the built-in configuration on tiny clips."""
-    return lambda *overrides: stcl.load_settings("twinstreets/stcl", [*TINY, *overrides])
+    """``tiny_settings("--group.key=value", ...)``: STCL with the paper's parts on tiny clips."""
+    parts = [
+        "--method.masking.share=0",
+        "--method.sequence_fusion.target_patches=true",
+        "--method.sequence_fusion.into_source=true",
+        "--method.alignment.form=mmd",
+    ]
+    return lambda *overrides: stcl.load_settings("twinstreets/stcl", [*TINY, *parts, *overrides])
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from stcl.labels import IGNORE
 from stcl.methods import get_method
 from stcl.methods.base import Preparation
 from stcl.methods.memory import PatchMemory
-from stcl.methods.settings import Alignment, SequenceFusion
+from stcl.methods.settings import Alignment, Masking, SequenceFusion
 from stcl.models import build_segmenter
 from stcl.models.sync_norm import synchronise_norms
 from stcl.ops.align import class_centroids, temporal_weights
@@ -34,10 +34,17 @@ CLASSES, BATCH = len(clips.SPACE), 4
 _without_patches = SequenceFusion(source_patches=False, target_patches=False, long_tail_patches=0)
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "source_only": ("source_only", {}),
-    "mmd": ("stcl", {"alignment": Alignment(form="mmd", pairs=2, adaptive=True, weight=1.0)}),
-    "contrastive": ("stcl", {"alignment": Alignment(form="contrastive", pairs=2, weight=1.0), "threshold": 0.1}),
+    "mmd": (
+        "stcl",
+        {"masking": Masking(), "alignment": Alignment(form="mmd", pairs=2, adaptive=True, weight=1.0)},
+    ),
+    "contrastive": (
+        "stcl",
+        {"masking": Masking(), "alignment": Alignment(form="contrastive", pairs=2, weight=1.0), "threshold": 0.1},
+    ),
+    "class thresholds": ("tps", {"weighting": "class", "augment_target": False}),
 }
-"""Parts that all processes must agree on, with large weights. Patches are left out: each process cuts its own."""
+"""Parts that all processes must agree on, with large weights; patches and masks, which each process draws, are out."""
 
 
 def draws(seed: int) -> torch.Generator:

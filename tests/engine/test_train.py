@@ -328,7 +328,7 @@ def test_defects_keep_their_traceback(make_settings, tmp_path, monkeypatch):
 
 # the published configuration
 
-PUBLISHED = "synthia_seq-cityscapes_seq/stcl"
+PUBLISHED = "synthia_seq-cityscapes_seq/stcl_published"
 
 
 def test_the_published_configuration_builds_the_published_network():

@@ -28,7 +28,7 @@ VARIANTS = {
         {
             "warmup": 1,
             "teacher": Teacher(kind="frozen", frozen_steps=2),
-            "sequence_fusion": SequenceFusion(confidence=0.0),
+            "sequence_fusion": SequenceFusion(confidence=0.0, target_patches=True, into_source=True),
             "feature_fusion": FeatureFusion(stage="stage2"),
             "alignment": Alignment(form="contrastive", pairs=2, adaptive=True),
         },

@@ -25,6 +25,7 @@ from stcl.ops.warp import photometric_error
 
 FULL = Preparation(match_histogram=True, fourier_beta=0.1, augment_source=True, rescale=(1.0, 1.5))
 PARTS = {
+    "sequence_fusion": SequenceFusion(target_patches=True, into_source=True),
     "feature_fusion": FeatureFusion(stage="stage2", start=0.0),
     "alignment": Alignment(form="contrastive", pairs=2, adaptive=True),
 }
@@ -37,7 +38,10 @@ CASES = {
     "frozen teacher, two pairs": ("stcl", {"warmup": 1, "teacher": Teacher(kind="frozen"), **PARTS}),
     "student as teacher": ("stcl", {"teacher": Teacher(kind="self", interval=2), "weighting": "threshold"}),
     "running statistics": ("stcl", {"teacher": Teacher(statistics="running", interval=0), "weighting": "none"}),
-    "named rare classes": ("stcl", {"sequence_fusion": SequenceFusion(rare_classes=["pole"]), "augment_target": False}),
+    "named rare classes": (
+        "stcl",
+        {"sequence_fusion": SequenceFusion(rare_classes=["pole"], target_patches=True), "augment_target": False},
+    ),
 }
 assert {name for name, _ in CASES.values()} == set(METHODS)
 

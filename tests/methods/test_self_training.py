@@ -6,9 +6,10 @@ The teachers themselves are tested in test_stcl.py, where all three kinds are us
 import pytest
 import torch
 
+from stcl.errors import SettingError
 from stcl.labels import IGNORE
 from stcl.methods import Preparation
-from stcl.methods.settings import Masking, Teacher
+from stcl.methods.settings import FeatureFusion, Masking, Teacher
 from stcl.ops.augment import flip_clip
 from stcl.ops.losses import segmentation_loss
 from stcl.ops.mixing import classes_present
@@ -153,3 +154,17 @@ def test_the_warm_up_sees_the_source_alone(make, make_batch, name):
     assert set(run.losses(make_batch(method))) == {"source"}
     run.trainer.global_step = 3
     assert len(run.losses(make_batch(method))) > 1
+
+
+def test_domains_are_normalised_apart_or_together(make, make_batch):
+    for shared, passed in ((False, [2, 2]), (True, [4])):
+        method, run = make(shared_statistics=shared)
+        sizes = []
+        method.network.register_forward_pre_hook(lambda _, inputs, sizes=sizes: sizes.append(len(inputs[0].current)))
+        assert set(run.losses(make_batch(method))) == {"source", "target"}
+        assert sizes == passed
+
+
+def test_feature_level_fusion_needs_the_domains_apart(make_method):
+    with pytest.raises(SettingError, match="shared_statistics"):
+        make_method("stcl", shared_statistics=True, feature_fusion=FeatureFusion(stage="stage2"))

@@ -1,6 +1,7 @@
 """The properties of STCL that published code gets wrong, and what each of its switches does."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ import stcl.methods.stcl as module
 from stcl.errors import SettingError
 from stcl.labels import IGNORE
 from stcl.methods import Preparation
-from stcl.methods.settings import Alignment, FeatureFusion, SequenceFusion, Teacher
+from stcl.methods import settings as parts
+from stcl.methods.settings import FeatureFusion, Masking, Teacher
 from stcl.models.statistics import norm_layers
 from stcl.ops.losses import segmentation_loss
 from stcl.ops.mixing import PAIR
@@ -17,6 +19,9 @@ from stcl.ops.pseudo_labels import PseudoLabels, class_probabilities, ignore_uns
 from stcl.types import ClipSpec, FramePair, SegOutput
 
 PLAIN = Preparation(flip=0.0)
+SequenceFusion = partial(parts.SequenceFusion, target_patches=True, into_source=True)
+Alignment = partial(parts.Alignment, form="mmd")
+"""With all the parts of the paper, also those that are off by default."""
 EVERYWHERE = SequenceFusion(confidence=0.0)
 """The small network knows nothing, so target patches need a threshold that it passes."""
 NO_PATCHES = SequenceFusion(source_patches=False, target_patches=False, long_tail_patches=0)
@@ -28,7 +33,8 @@ def make_stcl(make_method, make_run):
     """An STCL with its run, as ``(method, run)``."""
 
     def make(step=5, steps=10, **settings):
-        settings = {"preparation": PLAIN, "sequence_fusion": EVERYWHERE, "weighting": "none"} | settings
+        published = {"sequence_fusion": EVERYWHERE, "alignment": Alignment(), "masking": Masking()}
+        settings = {"preparation": PLAIN, "weighting": "none", **published} | settings
         method = make_method("stcl", **settings)
         return method, make_run(method, step=step, steps=steps)
 
@@ -255,7 +261,13 @@ def test_statistics_of_the_teacher_are_those_asked_for(make_stcl):
 # ---- terms and switches ----
 
 
-def test_all_terms_by_default(make_stcl, make_batch):
+def test_what_is_on_by_default(make_method, make_batch, make_run):
+    method = make_method("stcl")
+    terms = make_run(method, step=5).losses(make_batch(method))
+    assert set(terms) == {"source", "fused_target", "target"} and method.masking.share == 0.5
+
+
+def test_all_terms_of_the_paper(make_stcl, make_batch):
     method, run = make_stcl(sequence_fusion=SequenceFusion())
     assert set(values(run, make_batch(method))) == TERMS
 
@@ -302,6 +314,30 @@ def test_each_kind_of_patch_has_its_switch(make_stcl, make_batch, monkeypatch, s
     watch = Watch(method, monkeypatch)
     assert set(values(run, make_batch(method))) == TERMS
     assert ["still" if patch.still else "moving" for patch in watch.patches[0]] == kinds
+
+
+@pytest.mark.parametrize(
+    ("settings", "gone", "passed"),
+    [
+        ({"into_source": False}, {"fused_source"}, [2, 2 + 2]),
+        ({"into_target": False}, {"fused_target"}, [2 + 2, 2]),
+        ({"into_source": False, "into_target": False}, {"fused_source", "fused_target"}, [2, 2]),
+    ],
+)
+def test_each_domain_of_the_patches_has_its_switch(make_stcl, make_batch, monkeypatch, settings, gone, passed):
+    method, run = make_stcl(sequence_fusion=SequenceFusion(confidence=0.0, **settings))
+    watch = Watch(method, monkeypatch)
+    assert set(run.losses(make_batch(method))) == TERMS - gone
+    assert [len(pair.current) for pair in watch.pairs] == passed  # and costs nothing when it is off
+
+
+def test_the_teacher_labels_the_previous_frame_only_for_target_patches(make_stcl, make_batch):
+    for patches, calls in ((True, 2), (False, 1)):
+        method, run = make_stcl(teacher=Teacher(interval=0), sequence_fusion=SequenceFusion(target_patches=patches))
+        seen = []
+        method.average.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
+        run.losses(make_batch(method))
+        assert len(seen) == calls
 
 
 @pytest.mark.parametrize("lambda_t", [0.0, 0.2, 1.0, 3.0])
@@ -607,7 +643,7 @@ def tap_of(make_stcl):
 
     def make(features, mask, step=5, **settings):
         method, _ = make_stcl(step=step, steps=10, feature_fusion=FeatureFusion(stage="stage2", **settings))
-        return method._feature_tap(SegOutput(torch.zeros(2, 12, 4, 8), None, {"stage2": features}), mask)
+        return method._feature_tap(mask, SegOutput(torch.zeros(2, 12, 4, 8), None, {"stage2": features}))
 
     return make
 
@@ -707,7 +743,7 @@ def test_classes_with_too_few_pixels_are_not_aligned(make_stcl, make_batch):
 def test_the_temperature_belongs_to_the_contrastive_form(make_stcl, make_batch):
     found = []
     for temperature in (0.05, 1.0):
-        method, run = make_stcl(alignment=Alignment("contrastive", temperature=temperature))
+        method, run = make_stcl(alignment=Alignment(form="contrastive", temperature=temperature))
         found.append(values(run, make_batch(method))["align"])
     assert found[0] != pytest.approx(found[1], rel=0.05)
 

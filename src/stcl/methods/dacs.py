@@ -29,7 +29,7 @@ class DACS(SelfTraining):
         clip = self.mask(self.student_view(mixed.clip, generator), generator)
         weight = mixed.weigh(self.weigh(pseudo))
         self.show("mixed", clip, mixed.mask, weight)
-        out_s, out_m = self.network(source.pair()), self.network(clip.pair())
+        (out_s,), (out_m,) = self.segment([source.pair()], [clip.pair()])
         return {
             "source": self.source_loss(out_s, source),
             "mixed": self.lambda_t * segmentation_loss(out_m, clip.label(0), weight, self.aux_weight),

@@ -4,6 +4,7 @@ A method adds its :meth:`SelfTraining.adapt`: what is trained on the labelled so
 """
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,8 @@ from stcl.labels import IGNORE
 from stcl.methods.base import AdaptationMethod
 from stcl.methods.memory import ConfidenceMemory
 from stcl.methods.settings import Masking, Teacher
-from stcl.models import EmaTeacher
+from stcl.models import EmaTeacher, Tap
+from stcl.models.joint import segment_together
 from stcl.ops.losses import segmentation_loss
 from stcl.ops.masking import mask_patches
 from stcl.ops.pseudo_labels import (
@@ -42,6 +44,7 @@ class SelfTraining(AdaptationMethod):
         class_share: with ``class``: of each class's pixels that stay above its threshold at least.
         augment_target: strong augmentation of the student's target frames.
         masking: squares that are hidden from the student.
+        shared_statistics: normalise both domains together, in one pass, instead of each with its own batch statistics.
         teacher: who labels the target.
     """
 
@@ -51,10 +54,11 @@ class SelfTraining(AdaptationMethod):
         lambda_t: float = 1.0,
         warmup: int = 0,
         weighting: Weighting = "share",
-        threshold: float = 0.9,
+        threshold: float = 0.968,
         class_share: float = 0.5,
         augment_target: bool = True,
         masking: Masking = Masking(),
+        shared_statistics: bool = False,
         teacher: Teacher = Teacher(),
         **kwargs: Any,
     ) -> None:
@@ -64,6 +68,7 @@ class SelfTraining(AdaptationMethod):
         self.lambda_t, self.warmup = lambda_t, warmup
         self.weighting, self.threshold, self.class_share = weighting, threshold, class_share
         self.augment_target, self.masking, self.teacher = augment_target, masking, teacher
+        self.shared_statistics = shared_statistics
         self.seen = ConfidenceMemory(len(self.space)) if weighting == "class" else None
         self.average.statistics = teacher.statistics
         self.itself = EmaTeacher(self.network, kind="self", statistics=teacher.statistics)
@@ -87,6 +92,21 @@ class SelfTraining(AdaptationMethod):
     @abstractmethod
     def adapt(self, source: VideoClip, target: VideoClip, generator: torch.Generator) -> dict[str, Tensor]:
         """Weighted loss terms of a step in which the target takes part; arguments as of :meth:`losses`."""
+
+    def segment(
+        self, source: list[FramePair], target: list[FramePair], tap: Callable[[SegOutput], Tap | None] | None = None
+    ) -> tuple[list[SegOutput], list[SegOutput]]:
+        """The student's scores, in one pass for each domain: each is normalised with its own batch statistics.
+
+        Args:
+            source, target: pairs of frames.
+            tap: makes a tap for the target's pass from the last of the source's outputs (feature-level fusion).
+        """
+        if self.shared_statistics:
+            outputs = segment_together(self.network, [*source, *target])
+            return outputs[: len(source)], outputs[len(source) :]
+        out_s = segment_together(self.network, source)
+        return out_s, segment_together(self.network, target, tap(out_s[-1]) if tap is not None else None)
 
     def source_loss(self, output: SegOutput, source: VideoClip) -> Tensor:
         """``L_src = CE(z^s_t, y^s_t) + 0.1 CE_aux`` (section 3.1)."""

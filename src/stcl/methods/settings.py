@@ -1,4 +1,7 @@
-"""Settings of the parts that a method is put together from; the defaults are this project's, not the published ones."""
+"""Settings of the parts that a method is put together from.
+
+The defaults are those that have helped on the development pairs (docs/results.md), not the published ones.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -38,7 +41,7 @@ class Masking:
     """
 
     share: float = 0.0
-    patch_px: int = 32
+    patch_px: int = 64
 
 
 @dataclass(frozen=True)
@@ -53,16 +56,19 @@ class SequenceFusion:
         rare_classes: names of the rare classes; None computes them from source pixel frequencies.
         confidence: target patches take pixels with a probability above this.
         bank_slots: frames kept for each rare class.
+        into_source, into_target: paste them into the source clip (``F_s``), into the target clip (``F_t``).
         during_warmup: train on ``F_s``, with patches of the source, from the first step on.
     """
 
     source_patches: bool = True
-    target_patches: bool = True
+    target_patches: bool = False
     random_classes: int = 2
     long_tail_patches: int = 2
     rare_classes: list[str] | None = None
     confidence: float = 0.9
     bank_slots: int = 4
+    into_source: bool = False
+    into_target: bool = True
     during_warmup: bool = False
 
 
@@ -94,7 +100,7 @@ class Alignment:
         temperature: of the contrastive form.
     """
 
-    form: Literal["mmd", "contrastive"] | None = "mmd"
+    form: Literal["mmd", "contrastive"] | None = None
     weight: float = 0.01
     pairs: Literal[1, 2] = 1
     adaptive: bool = False

@@ -8,6 +8,7 @@ patches).
 """
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from stcl.errors import SettingError, unknown_name
 from stcl.methods.memory import ClipMemory, PatchMemory, PrototypeBank
 from stcl.methods.self_training import SelfTraining
-from stcl.methods.settings import Alignment, FeatureFusion, SequenceFusion
+from stcl.methods.settings import Alignment, FeatureFusion, Masking, SequenceFusion
 from stcl.models import Tap
 from stcl.models.joint import segment_together
 from stcl.ops.align import aggregate, class_centroids, contrastive, mmd, temporal_weights
@@ -27,10 +28,13 @@ from stcl.types import ClipSpec, FramePair, SegOutput, VideoClip
 
 
 class STCL(SelfTraining):
-    """The whole method; each part has its switch. For further arguments see :class:`SelfTraining`.
+    """The method; each part has its switch, and those that have not earned their place are off.
+
+    For further arguments see :class:`SelfTraining`.
 
     Args:
         consistency: train on the strongly augmented target clip with the cross-frame pseudo labels.
+        masking: squares that are hidden from the student; beyond the paper.
         sequence_fusion, feature_fusion, alignment: the parts.
     """
 
@@ -38,17 +42,23 @@ class STCL(SelfTraining):
         self,
         *args: Any,
         consistency: bool = True,
+        masking: Masking = Masking(share=0.5),
         sequence_fusion: SequenceFusion = SequenceFusion(),
         feature_fusion: FeatureFusion = FeatureFusion(),
         alignment: Alignment = Alignment(),
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, masking=masking, **kwargs)
         self.consistency = consistency
         self.fusion, self.feature_fusion, self.alignment = sequence_fusion, feature_fusion, alignment
         backbone = self.network.backbone
         if feature_fusion.stage is not None and feature_fusion.stage not in backbone.stages:
             raise SettingError(unknown_name("method.feature_fusion.stage", feature_fusion.stage, backbone.stages))
+        if feature_fusion.stage is not None and self.shared_statistics:
+            raise SettingError(
+                "method.feature_fusion needs the source's features before the target's: set "
+                "method.shared_statistics to false, or method.feature_fusion.stage to null."
+            )
         names, classes = sequence_fusion.rare_classes, len(self.space)
         rare = None if names is None else [self.space.index(name) for name in names]
         self.bank = PatchMemory(classes, sequence_fusion.bank_slots, rare)
@@ -75,33 +85,35 @@ class STCL(SelfTraining):
         """A step without the target: the source, and ``F_s`` with patches of the source."""
         self.show("source", source)
         fused = fuse(window, self.draw_patches(window, None, generator))
-        output, out_fs = segment_together(self.network, [source.pair(), fused.pair()])
+        output, out_fs = segment_together(self.network, _pairs(source.pair(), fused))
         terms = {"source": self.source_loss(output, source)}
         return terms | {"fused_source": self._fused_loss("fused_source", out_fs, fused, None)}
 
     def adapt(self, source: VideoClip, target: VideoClip, generator: torch.Generator) -> dict[str, Tensor]:
         """One step of the algorithm."""
-        # Cross-frame pseudo labels yhat with confidence q, for t and for t-1 (whose own mask a patch needs)
-        h = self.teacher.interval
-        earlier = self.teacher_view(target, -h)
+        # Cross-frame pseudo labels yhat with confidence q
+        earlier = self.teacher_view(target, -self.teacher.interval)
         pseudo = self.label_target(target, earlier)
-        previous = pseudo_labels(earlier if h == 1 else self.teacher_view(target, -1))
         weight = self.weigh(pseudo)
-        view = self.student_view(self.with_labels(target, {0: pseudo.labels, -1: previous.labels}), generator)
+        view = self.student_view(self.with_labels(target, {0: pseudo.labels}), generator)
         # Both fused domains: the same patch sequences in two contexts
-        window = self.window(source, target).restrict(PAIR)
-        sure = {at: ignore_unsure(labels, self.fusion.confidence) for at, labels in ((0, pseudo), (-1, previous))}
-        patches = self.draw_patches(window, self.with_labels(view, sure).restrict(PAIR), generator)
-        fused_s, fused_t = fuse(window, patches), fuse(view.restrict(PAIR), patches)
+        window, confident = self.window(source, target).restrict(PAIR), None
+        if self.fusion.target_patches:  # whose mask at t-1 needs labels of t-1
+            before = pseudo_labels(earlier if self.teacher.interval == 1 else self.teacher_view(target, -1))
+            sure = {at: ignore_unsure(labels, self.fusion.confidence) for at, labels in ((0, pseudo), (-1, before))}
+            confident = self.with_labels(view, sure).restrict(PAIR)
+        patches = self.draw_patches(window, confident, generator)
+        fused_s = fuse(window, patches) if patches and self.fusion.into_source else None
+        fused_t = fuse(view.restrict(PAIR), patches) if patches and self.fusion.into_target else None
         # One pass per domain; without patches F_s and F_t would be the clips themselves
-        out_s, *out_fs = segment_together(self.network, [source.pair(), *([fused_s.pair()] if patches else [])])
-        tap = self._feature_tap(out_fs[0], fused_t.mask) if patches else None
         view = self.mask(view, generator)
         pairs = self._target_pairs(view)
-        out_t = segment_together(self.network, [*pairs, *([fused_t.pair()] if patches else [])], tap)
+        tap = partial(self._feature_tap, fused_t.mask) if fused_s is not None and fused_t is not None else None
+        (out_s, *out_fs), out_t = self.segment(_pairs(source.pair(), fused_s), _pairs(*pairs, fused_t), tap)
         terms = {"source": self.source_loss(out_s, source)}
-        if patches:
+        if fused_s is not None:
             terms["fused_source"] = self._fused_loss("fused_source", out_fs[0], fused_s, None)
+        if fused_t is not None:
             terms["fused_target"] = self.lambda_t * self._fused_loss("fused_target", out_t[-1], fused_t, weight)
         if self.consistency:
             self.show("target", view, weight=weight)
@@ -128,7 +140,7 @@ class STCL(SelfTraining):
             present = classes_present(other.label(0), classes)
             chosen_s = choose_classes(present, setting.random_classes, generator, always=self.bank.rare)
             patches.append(cut(other, chosen_s))
-        if setting.target_patches and confident is not None:
+        if confident is not None:
             other = self.other_target.exchange(confident)
             present = classes_present(other.label(0), classes)
             patches.append(cut(other, choose_classes(present, setting.random_classes, generator, exclude=chosen_s)))
@@ -166,7 +178,7 @@ class STCL(SelfTraining):
             return [pair, target.pair(0, -self.teacher.interval - 1)._replace(current=pair.current)]
         return [pair] if self.consistency or self.alignment.form is not None else []
 
-    def _feature_tap(self, out_fs: SegOutput, mask: Tensor) -> Tap | None:
+    def _feature_tap(self, mask: Tensor, out_fs: SegOutput) -> Tap | None:
         """Replaces ``g(F_t)`` by ``0.3 g(F_s) + 0.7 g(F_t)`` inside the patches; the last rows of the pass are F_t."""
         setting = self.feature_fusion
         if setting.stage is None or self.global_step < setting.start * self.trainer.max_steps:
@@ -189,3 +201,7 @@ class STCL(SelfTraining):
         weight = fused.weigh(weight)
         self.show(name, fused.clip, fused.mask, weight)
         return segmentation_loss(output, fused.clip.label(0), weight, self.aux_weight)
+
+
+def _pairs(*parts: FramePair | FusedClip | None) -> list[FramePair]:
+    return [part if isinstance(part, FramePair) else part.pair() for part in parts if part is not None]

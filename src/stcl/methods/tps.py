@@ -24,7 +24,7 @@ class TPS(SelfTraining):
         view = self.student_view(self.with_labels(target, {0: pseudo.labels}), generator)
         view = self.mask(view, generator)
         self.show("target", view, weight=weight)
-        out_s, out_t = self.network(source.pair()), self.network(view.pair())
+        (out_s,), (out_t,) = self.segment([source.pair()], [view.pair()])
         return {
             "source": self.source_loss(out_s, source),
             "target": self.lambda_t * segmentation_loss(out_t, pseudo.labels, weight, self.aux_weight),
