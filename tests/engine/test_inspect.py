@@ -57,7 +57,9 @@ def picture(path: Path) -> np.ndarray:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_shows_its_views_without_labels_of_the_target(method, make_settings, unlabelled, tmp_path):
-    warmup = {"warmup": 500} if "warmup" in make_settings(method).method else {}
+    warmup: dict[str, Any] = {"warmup": 500} if "warmup" in make_settings(method).method else {}
+    if method == "stcl":  # both fused domains, of which one is off by default
+        warmup["sequence_fusion"] = {"into_source": True}
     settings = make_settings(method, target={"root": str(unlabelled)}, method=warmup)
     record = record_of(inspect(settings, tmp_path / "out", steps=2))
     assert set(record["views"]) == EXPECTED.get(method, set(record["views"]))
