@@ -42,7 +42,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
         "stcl",
         {"masking": Masking(), "alignment": Alignment(form="contrastive", pairs=2, weight=1.0), "threshold": 0.1},
     ),
-    "class thresholds": ("tps", {"weighting": "class", "augment_target": False}),
+    "class thresholds": ("tps", {"weighting": "class_threshold", "augment_target": False}),
 }
 """Parts that all processes must agree on, with large weights; patches and masks, which each process draws, are out."""
 

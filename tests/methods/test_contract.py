@@ -33,17 +33,17 @@ VARIANTS = {
             "alignment": Alignment(form="contrastive", pairs=2, adaptive=True),
         },
         {"teacher": Teacher(kind="self", interval=2, flow_error=0.2), "weighting": "threshold"},
-        {"weighting": "class", "masking": Masking(share=0.5, patch_px=8)},
+        {"weighting": "class_threshold", "masking": Masking(share=0.5, patch_px=8)},
     ],
     "tps": [
         {"teacher": Teacher(kind="frozen", frozen_steps=9, flow_error=0.2, flip=True), "weighting": "none"},
-        {"weighting": "class", "masking": Masking(share=0.5, patch_px=8)},
+        {"weighting": "class_threshold", "masking": Masking(share=0.5, patch_px=8)},
     ],
     "dacs": [
         {"teacher": Teacher(interval=0), "warmup": 1},
         {
             "teacher": Teacher(kind="frozen", frozen_steps=9, flow_error=0.2),
-            "weighting": "class",
+            "weighting": "class_threshold",
             "masking": Masking(share=0.5, patch_px=8),
         },
     ],

@@ -32,9 +32,12 @@ PARTS = {
 CASES = {
     "source only": ("source_only", {}),
     "stcl": ("stcl", {}),
-    "tps": ("tps", {"weighting": "class", "teacher": Teacher(flip=True, flow_error=0.1), "masking": Masking(0.5, 8)}),
+    "tps": (
+        "tps",
+        {"weighting": "class_threshold", "teacher": Teacher(flip=True, flow_error=0.1), "masking": Masking(0.5, 8)},
+    ),
     "fusion during the warm-up": ("stcl", {"warmup": 9, "sequence_fusion": SequenceFusion(during_warmup=True)}),
-    "dacs": ("dacs", {"teacher": Teacher(interval=0)}),
+    "dacs": ("dacs", {"teacher": Teacher(interval=0), "weighting": "class_share"}),
     "frozen teacher, two pairs": ("stcl", {"warmup": 1, "teacher": Teacher(kind="frozen"), **PARTS}),
     "student as teacher": ("stcl", {"teacher": Teacher(kind="self", interval=2), "weighting": "threshold"}),
     "running statistics": ("stcl", {"teacher": Teacher(statistics="running", interval=0), "weighting": "none"}),

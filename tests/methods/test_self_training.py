@@ -71,7 +71,7 @@ def test_pixels_that_the_flow_does_not_explain_are_ignored(make, make_batch):
 
 def test_each_class_has_its_own_threshold(make):
     """A class that is never surer than 0.6 is trained on all the same; no threshold lies above the common one."""
-    method, _ = make(weighting="class", class_share=0.5, threshold=0.9)
+    method, _ = make(weighting="class_threshold", kept_share=0.5, threshold=0.9)
     labels = torch.zeros(1, 4, 100, dtype=torch.long)
     labels[:, 2:] = 1
     confidence = torch.linspace(0.945, 0.999, 200).view(1, 2, 100)

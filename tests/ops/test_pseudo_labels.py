@@ -8,12 +8,14 @@ from stcl.ops.pseudo_labels import (
     BINS,
     PseudoLabels,
     class_probabilities,
+    class_shares,
     class_thresholds,
     class_weights,
     confidence_histogram,
     ignore_unsure,
     pixel_weights,
     pseudo_labels,
+    reliability_weights,
 )
 from stcl.ops.warp import flip_flow, inside
 
@@ -205,3 +207,13 @@ def test_thresholds_do_not_depend_on_how_many_pixels_were_seen():
 def test_impossible_thresholds_of_classes_are_refused(share, highest):
     with pytest.raises(SettingError, match=f"not at {share} and {highest}"):
         class_thresholds(torch.ones(3, BINS), share, highest)
+
+
+def test_a_class_counts_as_much_as_it_is_sure():
+    labels = torch.tensor([[[0, 0, 0, 0, 1, 1, IGNORE, 2]]])
+    confidence = torch.tensor([[[0.985, 0.995, 0.975, 0.5, 0.3, 0.995, 0.0, 0.2]]])
+    pseudo = PseudoLabels(labels, confidence)
+    shares = class_shares(confidence_histogram(pseudo, 4), 0.97)
+    torch.testing.assert_close(shares, torch.tensor([0.75, 0.5, 0.0, 0.0]))  # the last class has no pixel
+    weight = reliability_weights(pseudo, shares)
+    torch.testing.assert_close(weight, torch.tensor([[[0.75, 0.75, 0.75, 0.75, 0.5, 0.5, 0.0, 0.0]]]))

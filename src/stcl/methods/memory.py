@@ -9,7 +9,7 @@ from stcl.labels import IGNORE
 from stcl.ops.align import Centroids
 from stcl.ops.mixing import PatchSequence, class_counts
 from stcl.ops.processes import sum_over_processes
-from stcl.ops.pseudo_labels import BINS, PseudoLabels, class_thresholds, confidence_histogram
+from stcl.ops.pseudo_labels import BINS, PseudoLabels, class_shares, class_thresholds, confidence_histogram
 from stcl.types import VideoClip
 
 
@@ -74,6 +74,10 @@ class ConfidenceMemory(nn.Module):
         fresh = sum_over_processes(confidence_histogram(pseudo, len(self.histogram)))
         rate = (1 - self.momentum) * fresh.any(1, keepdim=True)
         self.histogram.lerp_(fresh, rate.to(fresh.dtype).expand_as(fresh))
+
+    def shares(self, threshold: float) -> Tensor:
+        """Reliability of each class's labels ``(C,)``, see :func:`~stcl.ops.pseudo_labels.class_shares`."""
+        return class_shares(self.histogram, threshold)
 
     def thresholds(self, share: float, highest: float) -> Tensor:
         """Threshold of each class ``(C,)``, see :func:`~stcl.ops.pseudo_labels.class_thresholds`."""

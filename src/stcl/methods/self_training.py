@@ -28,6 +28,7 @@ from stcl.ops.pseudo_labels import (
     drop_labels,
     pixel_weights,
     pseudo_labels,
+    reliability_weights,
 )
 from stcl.ops.warp import flip_pair, photometric_error
 from stcl.types import ClipSpec, FramePair, SegOutput, VideoClip
@@ -39,9 +40,12 @@ class SelfTraining(AdaptationMethod):
     Args:
         lambda_t: weight of the target terms.
         warmup: supervised steps before the target takes part.
-        weighting: of pseudo-labelled pixels: ``none``, ``threshold``, ``share`` or ``class``, one for each class.
-        threshold: probability for ``weighting``; with ``class`` the highest of the thresholds.
-        class_share: with ``class``: of each class's pixels that stay above its threshold at least.
+        weighting: of pseudo-labelled pixels. ``none``: each counts 1. ``threshold``: those above it count, others not.
+            ``share``: all of an image count the share of its pixels above the threshold. ``class_share``: all of a
+            class count the share of its pixels above the threshold, lately. ``class_threshold``: as ``threshold``, but
+            with a lower one for classes that are seldom sure.
+        threshold: probability for ``weighting``; with ``class_threshold`` the highest of them.
+        kept_share: with ``class_threshold``: of each class's pixels that stay above its threshold at least.
         augment_target: strong augmentation of the student's target frames.
         masking: squares that are hidden from the student.
         shared_statistics: normalise both domains together, in one pass, instead of each with its own batch statistics.
@@ -55,7 +59,7 @@ class SelfTraining(AdaptationMethod):
         warmup: int = 0,
         weighting: Weighting = "share",
         threshold: float = 0.968,
-        class_share: float = 0.5,
+        kept_share: float = 0.5,
         augment_target: bool = True,
         masking: Masking = Masking(),
         shared_statistics: bool = False,
@@ -66,10 +70,10 @@ class SelfTraining(AdaptationMethod):
         if teacher.interval < 0:
             raise SettingError(f"method.teacher.interval is a number of frames of at least 0, not {teacher.interval}.")
         self.lambda_t, self.warmup = lambda_t, warmup
-        self.weighting, self.threshold, self.class_share = weighting, threshold, class_share
+        self.weighting, self.threshold, self.kept_share = weighting, threshold, kept_share
         self.augment_target, self.masking, self.teacher = augment_target, masking, teacher
         self.shared_statistics = shared_statistics
-        self.seen = ConfidenceMemory(len(self.space)) if weighting == "class" else None
+        self.seen = ConfidenceMemory(len(self.space)) if weighting.startswith("class") else None
         self.average.statistics = teacher.statistics
         self.itself = EmaTeacher(self.network, kind="self", statistics=teacher.statistics)
         frozen = teacher.kind == "frozen"
@@ -135,7 +139,9 @@ class SelfTraining(AdaptationMethod):
         if self.seen is None:
             return pixel_weights(pseudo.confidence, self.weighting, self.threshold)
         self.seen.update(pseudo)
-        return class_weights(pseudo, self.seen.thresholds(self.class_share, self.threshold))
+        if self.weighting == "class_share":
+            return reliability_weights(pseudo, self.seen.shares(self.threshold))
+        return class_weights(pseudo, self.seen.thresholds(self.kept_share, self.threshold))
 
     def mask(self, target: VideoClip, generator: torch.Generator) -> VideoClip:
         """Hide squares of the student's view, so that it must know from what lies around them."""

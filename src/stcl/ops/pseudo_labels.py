@@ -10,7 +10,7 @@ from stcl.labels import IGNORE
 from stcl.ops.losses import upsample
 from stcl.ops.warp import inside, warp
 
-Weighting = Literal["none", "threshold", "share", "class"]
+Weighting = Literal["none", "threshold", "share", "class_threshold", "class_share"]
 
 BINS = 100
 """Steps in which thresholds of classes are found."""
@@ -104,6 +104,23 @@ def class_thresholds(histogram: Tensor, share: float, highest: float) -> Tensor:
     above = (histogram.unsqueeze(1) * (place >= place.unsqueeze(1))).sum(-1)
     steps = (above >= share * above[:, :1]).sum(1)  # so many steps, from 0 on, have enough pixels above them
     return ((steps - 1).clamp(min=0).to(histogram.dtype) / BINS).clamp(max=highest)
+
+
+def class_shares(histogram: Tensor, threshold: float) -> Tensor:
+    """How reliable the labels of each class are: the share of its pixels that are surer than ``threshold``, ``(C,)``.
+
+    Args:
+        histogram: ``(C, BINS)``, see :func:`confidence_histogram`.
+        threshold: probability 0..1, in steps of 1 / BINS, rounded down.
+    """
+    sure = torch.arange(histogram.shape[1], device=histogram.device) >= int(threshold * BINS + 1e-9)
+    return (histogram * sure).sum(1) / histogram.sum(1).clamp(min=1e-6)
+
+
+def reliability_weights(pseudo: PseudoLabels, shares: Tensor) -> Tensor:
+    """The share of its class, ``shares (C,)``, for each labelled pixel, 0 for the others: ``(B, H, W)`` float."""
+    wanted = shares[pseudo.labels.clamp(max=len(shares) - 1)]
+    return wanted.to(pseudo.confidence.dtype).masked_fill(pseudo.labels == IGNORE, 0.0)
 
 
 def class_weights(pseudo: PseudoLabels, thresholds: Tensor) -> Tensor:
