@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -15,6 +14,7 @@ from stcl.errors import DataError
 from stcl.files import encode_image
 from stcl.labels import IGNORE, LabelSpace
 from stcl.ops.colors import colourise
+from stcl.report.page import template
 from stcl.report.pictures import data_uri, read_label, read_picture
 
 SCHEMA = 1
@@ -50,12 +50,8 @@ def write_inspection(folder: Path) -> Path:
     names = tuple(record["classes"])
     palette = LabelSpace("inspected", names).palette
     rows = sorted(record["shares"], key=lambda name: [*ROWS, name].index(name))
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("stcl.report", "templates"), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    environment.trim_blocks = environment.lstrip_blocks = True
-    environment.filters.update(share=share_text, bar=bar_length, spaced=lambda name: name.replace("_", " "))
-    text = environment.get_template("inspect.html.j2").render(
+    page = template("inspect.html.j2", share=share_text, bar=bar_length, spaced=_spaced)
+    text = page.render(
         record=record,
         last=record["first_step"] + record["steps"],
         classes=[(name, "#" + bytes(colour).hex()) for name, colour in zip(names, palette, strict=False)],
@@ -67,6 +63,10 @@ def write_inspection(folder: Path) -> Path:
     )
     (folder / "inspect.html").write_text(text, encoding="utf-8")
     return folder / "inspect.html"
+
+
+def _spaced(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def read_inspection(folder: Path) -> dict[str, Any]:

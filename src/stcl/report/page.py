@@ -4,7 +4,7 @@ A page can be mailed as one file; only a video above :data:`EMBED_BYTES` stays b
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -125,8 +125,8 @@ def duration_text(seconds: float) -> str:
 
 
 @cache
-def template(name: str) -> jinja2.Template:
-    """One of the folder ``templates``, which know the filter ``percent``."""
+def template(name: str, **filters: Callable[..., object]) -> jinja2.Template:
+    """One of the folder ``templates``, which know the filter ``percent`` and further ``filters``."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("stcl.report", "templates"),
         autoescape=True,
@@ -134,7 +134,7 @@ def template(name: str) -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = percent_text
+    environment.filters.update(percent=percent_text, **filters)
     return environment.get_template(name)
 
 
