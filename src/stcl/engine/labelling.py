@@ -20,11 +20,12 @@ from stcl.engine.folder import RunFolder
 from stcl.engine.networks import untrained
 from stcl.engine.settings import Settings
 from stcl.errors import CheckpointError, DataError
+from stcl.methods.self_training import carry_labels, view_of
 from stcl.methods.settings import Teacher
 from stcl.models import VideoSegmenter, load_weights
 from stcl.models.statistics import Statistics, inference_statistics
 from stcl.ops.losses import upsample
-from stcl.ops.pseudo_labels import PseudoLabels, class_probabilities, drop_labels, pseudo_labels
+from stcl.ops.pseudo_labels import PseudoLabels
 from stcl.ops.quality import (
     BOUNDARY_GROUPS,
     CONFIDENCE_GROUPS,
@@ -36,7 +37,7 @@ from stcl.ops.quality import (
     flow_group,
     label_counts,
 )
-from stcl.ops.warp import flip_pair, photometric_error
+from stcl.ops.warp import photometric_error
 from stcl.types import ClipSpec, FramePair, VideoClip
 
 GROUPS = {"confidence": CONFIDENCE_GROUPS, "boundary": BOUNDARY_GROUPS, "flow": FLOW_GROUPS}
@@ -154,15 +155,9 @@ def measure(
 def label_target(network: VideoSegmenter, clip: VideoClip, teacher: Teacher) -> tuple[PseudoLabels, Tensor]:
     """Labels of frame t as self-training makes them, and what the flow says of each pixel, see :func:`flow_group`."""
     h = teacher.interval
-    pair = clip.pair(-h, -h - 1)
-    view = class_probabilities(network(pair).logits, clip.size)
-    if teacher.flip:
-        view = (view + class_probabilities(network(flip_pair(pair)).logits, clip.size).flip(-1)) / 2
+    view = view_of(lambda pair: network(pair).logits, clip.pair(-h, -h - 1), clip.size, teacher)
+    pseudo = carry_labels(view, clip, teacher)
     if h == 0:
-        pseudo = pseudo_labels(view)
         return pseudo, torch.zeros_like(pseudo.labels)
-    error = photometric_error(clip.frame(0), clip.frame(-h), clip.flow(0, -h))
-    pseudo = pseudo_labels(view, clip.flow(0, -h))
-    if teacher.flow_error is not None:
-        pseudo = drop_labels(pseudo, error > teacher.flow_error)
-    return pseudo, flow_group(error, clip.flow(0, -h))
+    flow = clip.flow(0, -h)
+    return pseudo, flow_group(photometric_error(clip.frame(0), clip.frame(-h), flow), flow)

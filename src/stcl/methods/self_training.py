@@ -119,18 +119,11 @@ class SelfTraining(AdaptationMethod):
     def teacher_view(self, target: VideoClip, at: int) -> Tensor:
         """The teacher's probabilities ``(B, C, H, W)`` of the frame at offset ``at``, fused with the one before."""
         pair = target.pair(at, at - 1) if (at, at - 1) in target.flows else FramePair(target.frame(at))
-        view = class_probabilities(self._teach(pair), target.size)
-        if self.teacher.flip:
-            view = (view + class_probabilities(self._teach(flip_pair(pair)), target.size).flip(-1)) / 2
-        return view
+        return view_of(self._teach, pair, target.size, self.teacher)
 
     def label_target(self, target: VideoClip, view: Tensor) -> PseudoLabels:
         """Labels of t by warping the ``view`` of t-h along f[t->t-h] (section 3.2)."""
-        h = self.teacher.interval
-        pseudo = pseudo_labels(view, target.flow(0, -h) if h else None)
-        if h and self.teacher.flow_error is not None:
-            error = photometric_error(target.frame(0), target.frame(-h), target.flow(0, -h))
-            pseudo = drop_labels(pseudo, error > self.teacher.flow_error)
+        pseudo = carry_labels(view, target, self.teacher)
         self.log("pseudo/confidence", pseudo.confidence.mean(), batch_size=len(pseudo.labels))
         return pseudo
 
@@ -187,3 +180,21 @@ class SelfTraining(AdaptationMethod):
                 self.start.reset(self.network)
             return self.start(pair).logits
         return self.itself(pair).logits
+
+
+def view_of(scores: Callable[[FramePair], Tensor], pair: FramePair, size: tuple[int, int], teacher: Teacher) -> Tensor:
+    """What a network whose ``scores`` are given sees: probabilities ``(B, C, H, W)`` on the grid ``size``."""
+    view = class_probabilities(scores(pair), size)
+    if teacher.flip:
+        view = (view + class_probabilities(scores(flip_pair(pair)), size).flip(-1)) / 2
+    return view
+
+
+def carry_labels(view: Tensor, target: VideoClip, teacher: Teacher) -> PseudoLabels:
+    """Labels of t from the ``view`` of t-h, carried along f[t->t-h]; none where the flow does not explain frame t."""
+    h = teacher.interval
+    pseudo = pseudo_labels(view, target.flow(0, -h) if h else None)
+    if h and teacher.flow_error is not None:
+        error = photometric_error(target.frame(0), target.frame(-h), target.flow(0, -h))
+        pseudo = drop_labels(pseudo, error > teacher.flow_error)
+    return pseudo
