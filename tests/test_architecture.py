@@ -29,7 +29,7 @@ ALLOWED = {
 
 SHARED = {
     "data": {"base", "io", "loading", "check"},
-    "methods": {"base", "memory", "self_training", "settings"},
+    "methods": {"base", "memory", "patches", "self_training", "settings"},
     "flow": {"cache", "precompute"},
 }
 """Folders whose modules are siblings, and the modules that the siblings may share."""

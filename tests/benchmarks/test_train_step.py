@@ -47,6 +47,8 @@ def tiny_settings():
     """``tiny_settings("--group.key=value", ...)``: STCL with the paper's parts on tiny clips."""
     parts = [
         "--method.masking.share=0",
+        "--method.labels=likeliest",
+        "--method.sequence_fusion.close_ups=0",
         "--method.sequence_fusion.target_patches=true",
         "--method.sequence_fusion.into_source=true",
         "--method.alignment.form=mmd",

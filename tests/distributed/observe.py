@@ -18,7 +18,7 @@ from stcl.data import ClipSampler
 from stcl.labels import IGNORE
 from stcl.methods import get_method
 from stcl.methods.base import Preparation
-from stcl.methods.memory import PatchMemory
+from stcl.methods.patches import PatchMemory
 from stcl.methods.settings import Alignment, Masking, SequenceFusion
 from stcl.models import build_segmenter
 from stcl.models.sync_norm import synchronise_norms
@@ -31,7 +31,7 @@ from stcl.types import VideoClip
 clips = SimpleNamespace(**run_path(str(Path(__file__).parents[1] / "methods" / "conftest.py")))
 
 CLASSES, BATCH = len(clips.SPACE), 4
-_without_patches = SequenceFusion(source_patches=False, target_patches=False, long_tail_patches=0)
+_without_patches = SequenceFusion(source_patches=False, target_patches=False, long_tail_patches=0, close_ups=0)
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "source_only": ("source_only", {}),
     "mmd": (
@@ -86,6 +86,7 @@ def step_of(name: str) -> dict[str, Any]:
     buffers = {name: buffer for name, buffer in method.network.named_buffers() if "running" in name}
     if kind == "stcl":
         buffers |= dict(method.prototypes.named_buffers()) | {"pixels": method.bank.pixels, "rare": method.bank.rare}
+        buffers |= dict(method.expected.named_buffers())
     return {"loss": mean_over_processes(loss), "gradients": gradients, "buffers": buffers}
 
 

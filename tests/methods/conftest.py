@@ -1,5 +1,6 @@
 """Small clips, a small network, and one training step at a time without Lightning."""
 
+import io
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -121,3 +122,17 @@ def make_run() -> type[Run]:
 def make_clip() -> Callable[..., VideoClip]:
     """``make_clip(spec, batch, size, seed)``."""
     return clip_of
+
+
+@pytest.fixture
+def round_trip():
+    """``round_trip(module, fresh)``: ``fresh`` with the state of ``module``, through a file that is read as data."""
+
+    def load(module: torch.nn.Module, fresh: torch.nn.Module) -> torch.nn.Module:
+        file = io.BytesIO()
+        torch.save(module.state_dict(), file)
+        file.seek(0)
+        fresh.load_state_dict(torch.load(file, weights_only=True))
+        return fresh
+
+    return load

@@ -69,6 +69,21 @@ def test_pixels_that_the_flow_does_not_explain_are_ignored(make, make_batch):
     assert torch.equal(pseudo.labels[~wrong], without.labels[~wrong])
 
 
+def test_labels_can_be_those_of_the_highest_expected_iou(make, make_batch):
+    """A class that is never the likeliest is labelled where it is likely enough."""
+    method, _ = make(labels="expected_iou", teacher=Teacher(interval=0))
+    _, target = prepared(method, make_batch(method))
+    view = torch.zeros(2, len(method.space), *target.size)
+    view[:, 0] = 1
+    view[:, 0, :4], view[:, 1, :4] = 0.55, 0.45
+    chosen = method.label_target(target, view)
+    assert (chosen.labels[:, :4] == 1).all() and not chosen.labels[:, 4:].any()
+    assert torch.equal(method.state_dict()["expected.counts"], method.expected.counts)  # remembered by a checkpoint
+    method.expected = None
+    likeliest = method.label_target(target, view)
+    assert not likeliest.labels.any() and torch.equal(likeliest.confidence, chosen.confidence)
+
+
 def test_each_class_has_its_own_threshold(make):
     """A class that is never surer than 0.6 is trained on all the same; no threshold lies above the common one."""
     method, _ = make(weighting="class_threshold", kept_share=0.5, threshold=0.9)

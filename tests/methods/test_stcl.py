@@ -16,10 +16,11 @@ from stcl.models.statistics import norm_layers
 from stcl.ops.losses import segmentation_loss
 from stcl.ops.mixing import PAIR
 from stcl.ops.pseudo_labels import PseudoLabels, class_probabilities, ignore_unsure, pixel_weights, pseudo_labels
+from stcl.ops.warp import inside, warp
 from stcl.types import ClipSpec, FramePair, SegOutput
 
 PLAIN = Preparation(flip=0.0)
-SequenceFusion = partial(parts.SequenceFusion, target_patches=True, into_source=True)
+SequenceFusion = partial(parts.SequenceFusion, target_patches=True, into_source=True, close_ups=0)
 Alignment = partial(parts.Alignment, form="mmd")
 """With all the parts of the paper, also those that are off by default."""
 EVERYWHERE = SequenceFusion(confidence=0.0)
@@ -33,7 +34,12 @@ def make_stcl(make_method, make_run):
     """An STCL with its run, as ``(method, run)``."""
 
     def make(step=5, steps=10, **settings):
-        published = {"sequence_fusion": EVERYWHERE, "alignment": Alignment(), "masking": Masking()}
+        published = {
+            "sequence_fusion": EVERYWHERE,
+            "alignment": Alignment(),
+            "masking": Masking(),
+            "labels": "likeliest",
+        }
         settings = {"preparation": PLAIN, "weighting": "none", **published} | settings
         method = make_method("stcl", **settings)
         return method, make_run(method, step=step, steps=steps)
@@ -57,7 +63,8 @@ def target_labels(method, target):
 
 
 def labels_of(logits, size, flow=None):
-    return pseudo_labels(class_probabilities(logits, size), flow)
+    view = class_probabilities(logits, size)
+    return pseudo_labels(view) if flow is None else pseudo_labels(warp(view, flow), inside(flow))
 
 
 class Watch:
@@ -305,6 +312,7 @@ def test_a_switch_removes_its_own_term_and_leaves_the_others(make_stcl, make_bat
         ({"target_patches": False}, ["moving", "still", "still"]),
         ({"long_tail_patches": 0}, ["moving", "moving"]),
         ({"long_tail_patches": 3}, ["moving", "moving", "still", "still", "still"]),
+        ({"close_ups": 2, "long_tail_patches": 1}, ["moving", "moving", "still", "still", "still"]),
         ({"target_patches": False, "long_tail_patches": 0}, ["moving"]),
         ({"source_patches": False, "target_patches": False}, ["still", "still"]),
     ],
@@ -545,6 +553,12 @@ def test_long_tail_patches_do_not_move(make_stcl, make_batch, monkeypatch):
         assert not fused.clip.flow(0, -1)[where.expand(-1, 2, -1, -1)].any()
         same = where.expand(-1, 3, -1, -1)
         assert torch.equal(fused.clip.frame(0)[same], fused.clip.frame(-1)[same])
+
+
+@pytest.mark.parametrize("zoom", [(0.0, 2.0), (2.0, 1.0)])
+def test_a_range_of_enlargement_is_checked(zoom):
+    with pytest.raises(SettingError, match="close_up_zoom"):
+        SequenceFusion(close_up_zoom=zoom)
 
 
 def test_rare_classes_follow_from_the_source_unless_they_are_named(make_stcl, make_batch):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from stcl.errors import SettingError
+from stcl.labels import IGNORE
 from stcl.ops.augment import (
     NO_AUGMENTATION,
     StrongAugmentation,
@@ -13,6 +14,7 @@ from stcl.ops.augment import (
     flip_clip,
     rescale_clip,
     strong_augment,
+    zoom_clip,
 )
 from stcl.ops.warp import warp
 from stcl.types import VideoClip
@@ -277,3 +279,57 @@ def test_rescale_keeps_frames_and_labels_aligned():
             (changed.frames[:, :, 0] - 0.5).abs() > 0.25
         )
         assert not differs.any()
+
+
+# ---- zooming about a pixel ----
+
+
+def blocks(side=32):
+    """A clip whose red channel says what its labels say."""
+    labels = torch.zeros(1, 1, side, side, dtype=torch.uint8)
+    labels[..., 8:12, 16:20] = 3
+    frames = torch.zeros(1, 1, 3, side, side)
+    frames[:, :, 0] = labels / 4
+    return VideoClip(frames, labels, {(0, -1): torch.ones(1, 2, side, side)}, (0, -1))
+
+
+def zoomed(clip, factor, x, y):
+    count = len(clip.frames)
+    return zoom_clip(clip, torch.full((count,), factor), torch.tensor([[x, y]] * count))
+
+
+def test_a_zoom_of_one_changes_nothing():
+    clip = random_clip()
+    same = zoomed(clip, 1.0, 5, 7)
+    torch.testing.assert_close(same.frames, clip.frames)
+    assert torch.equal(same.labels, clip.labels) and same.labels.dtype == clip.labels.dtype
+    torch.testing.assert_close(same.flow(0, -1), clip.flow(0, -1))
+
+
+def test_a_zoom_enlarges_frames_labels_and_flow_together():
+    clip = zoomed(blocks(), 3.0, 17, 9)
+    rows, columns = (clip.labels[0, 0] == 3).nonzero().unbind(1)
+    # the square's pixels 8..11 and 16..19, each three times as large, about the pixel (17, 9), whose middle stays
+    assert (rows.min(), rows.max()) == (5, 16) and (columns.min(), columns.max()) == (13, 24)
+    seen = clip.frames[0, 0, 0] > 3 / 8
+    assert (seen != (clip.labels[0, 0] == 3)).sum() == 4  # interpolation rounds the corners off
+    torch.testing.assert_close(clip.flow(0, -1), torch.full((1, 2, 32, 32), 3.0))
+
+
+def test_what_a_smaller_clip_does_not_show_has_no_label():
+    clip = blocks()
+    clip.labels[0, 0, 0, 0] = IGNORE
+    small = zoomed(clip, 0.5, 0, 0).labels[0, 0]
+    assert (small == 3).sum() == 4
+    assert (small[17:] == IGNORE).all() and (small[:, 17:] == IGNORE).all() and (small[1:16, 1:16] != IGNORE).all()
+    assert small[0, 0] == IGNORE
+
+
+def test_each_clip_is_zoomed_by_itself():
+    clip, factor, fixed = random_clip(), torch.tensor((0.8, 2.5)), torch.tensor(((3, 4), (20, 9)))
+    both = zoom_clip(clip, factor, fixed)
+    for i in range(2):
+        one = zoom_clip(clip.select(torch.tensor([i])), factor[i : i + 1], fixed[i : i + 1])
+        torch.testing.assert_close(both.frames[i], one.frames[0])
+        assert torch.equal(both.labels[i], one.labels[0])
+        torch.testing.assert_close(both.frames[i, :, :, *fixed[i].flip(0)], clip.frames[i, :, :, *fixed[i].flip(0)])

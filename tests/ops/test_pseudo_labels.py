@@ -12,12 +12,14 @@ from stcl.ops.pseudo_labels import (
     class_thresholds,
     class_weights,
     confidence_histogram,
+    expected_counts,
+    expected_iou_labels,
     ignore_unsure,
     pixel_weights,
     pseudo_labels,
     reliability_weights,
 )
-from stcl.ops.warp import flip_flow, inside
+from stcl.ops.warp import flip_flow, inside, warp
 
 CLASSES, SIZE = 4, (8, 12)
 
@@ -38,7 +40,8 @@ def logits_of(labels, probability):
 
 
 def labels_of(logits, size, flow=None):
-    return pseudo_labels(class_probabilities(logits, size), flow)
+    view = class_probabilities(logits, size)
+    return pseudo_labels(view) if flow is None else pseudo_labels(warp(view, flow), inside(flow))
 
 
 def test_arg_max_and_its_probability():
@@ -217,3 +220,60 @@ def test_a_class_counts_as_much_as_it_is_sure():
     torch.testing.assert_close(shares, torch.tensor([0.75, 0.5, 0.0, 0.0]))  # the last class has no pixel
     weight = reliability_weights(pseudo, shares)
     torch.testing.assert_close(weight, torch.tensor([[[0.75, 0.75, 0.75, 0.75, 0.5, 0.5, 0.0, 0.0]]]))
+
+
+# ---- labels of the highest expected IoU ----
+
+
+def mean_iou(counts):
+    right, labelled, present = counts
+    return (right / (labelled + present - right)).mean()
+
+
+def test_expected_counts_of_sure_labels_are_those_of_a_confusion_matrix():
+    truth, labels = (torch.randint(0, CLASSES, (2, *SIZE), generator=generator(seed)) for seed in (1, 2))
+    labels[0, 0] = IGNORE
+    counts = expected_counts(F.one_hot(truth, CLASSES).permute(0, 3, 1, 2).float(), labels)
+    known = labels != IGNORE
+    right = torch.bincount(truth[known & (truth == labels)], minlength=CLASSES)
+    both = (torch.bincount(those[known], minlength=CLASSES) for those in (labels, truth))
+    torch.testing.assert_close(counts, torch.stack((right, *both)).float())
+
+
+def test_sure_pixels_keep_their_class():
+    truth = torch.randint(0, CLASSES, (2, *SIZE), generator=generator())
+    sure = F.one_hot(truth, CLASSES).permute(0, 3, 1, 2).float()
+    assert torch.equal(expected_iou_labels(sure, expected_counts(sure, truth)), truth)
+
+
+def test_no_other_label_of_a_pixel_promises_a_higher_mean_iou():
+    prior = torch.tensor((0.0, 1.0, 2.0, 3.0)).view(1, -1, 1, 1)
+    probabilities = (random_logits((32, 48), scale=1.0) + prior).softmax(1)
+    labels = probabilities.argmax(1)
+    before = mean_iou(expected_counts(probabilities, labels))
+    for _ in range(20):
+        labels = expected_iou_labels(probabilities, expected_counts(probabilities, labels))
+    best = mean_iou(expected_counts(probabilities, labels))
+    assert best > before + 0.02
+    for place in torch.randperm(labels.numel(), generator=generator())[:200]:
+        for label in range(CLASSES):
+            changed = labels.clone()
+            changed.view(-1)[place] = label
+            assert mean_iou(expected_counts(probabilities, changed)) <= best + 1e-6
+
+
+def test_a_rare_class_that_is_never_the_likeliest_is_not_lost():
+    probabilities = torch.zeros(1, 2, 10, 10)
+    probabilities[:, 1, :1] = 0.45  # a tenth of the pixels may be of class 1
+    probabilities[:, 0] = 1 - probabilities[:, 1]
+    labels = probabilities.argmax(1)
+    assert not labels.any()
+    chosen = expected_iou_labels(probabilities, expected_counts(probabilities, labels))
+    assert chosen[0, 0].all() and not chosen[0, 1:].any()
+
+
+def test_a_class_that_nothing_speaks_for_is_not_chosen():
+    probabilities = torch.zeros(1, 3, 4, 4)
+    probabilities[:, 0] = 1
+    labels = probabilities.argmax(1)
+    assert not expected_iou_labels(probabilities, expected_counts(probabilities, labels)).any()

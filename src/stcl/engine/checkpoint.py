@@ -15,7 +15,7 @@ from stcl.engine.folder import RunFolder
 from stcl.engine.settings import Settings
 from stcl.errors import CheckpointError, TrainingError
 from stcl.files import write_atomic
-from stcl.methods.memory import ResizableBuffers
+from stcl.methods.patches import ResizableBuffers
 from stcl.ops.processes import gather
 
 FREE_KEYS = frozenset(

@@ -20,12 +20,13 @@ from stcl.engine.folder import RunFolder
 from stcl.engine.networks import untrained
 from stcl.engine.settings import Settings
 from stcl.errors import CheckpointError, DataError
+from stcl.methods.memory import ExpectedIou
 from stcl.methods.self_training import carry_labels, view_of
 from stcl.methods.settings import Teacher
 from stcl.models import VideoSegmenter, load_weights
 from stcl.models.statistics import Statistics, inference_statistics
 from stcl.ops.losses import upsample
-from stcl.ops.pseudo_labels import PseudoLabels
+from stcl.ops.pseudo_labels import Choice, PseudoLabels
 from stcl.ops.quality import (
     BOUNDARY_GROUPS,
     CONFIDENCE_GROUPS,
@@ -51,6 +52,7 @@ class Run:
     Attributes:
         folder, settings: of the run.
         teacher: how the target is labelled; each frame by itself where the method has no teacher.
+        choice: which class a pixel is labelled as.
         threshold: probability above which a label is sure.
         snapshots: by step.
     """
@@ -58,6 +60,7 @@ class Run:
     folder: RunFolder
     settings: Settings
     teacher: Teacher
+    choice: Choice
     threshold: float
     snapshots: dict[int, Path]
 
@@ -71,8 +74,9 @@ class Run:
                 f"{path} has neither snapshots nor {folder.weights.name}: nothing to analyse. Finish the run with "
                 f"stcl train --resume {path}, or train with --training.snapshot_every N."
             )
-        teacher, threshold = settings.method.get("teacher"), settings.method.get("threshold", 0.9)
-        return cls(folder, settings, teacher or Teacher(interval=0), threshold, snapshots)
+        teacher, choice = settings.method.get("teacher"), settings.method.get("labels", "likeliest")
+        threshold = settings.method.get("threshold", 0.9)
+        return cls(folder, settings, teacher or Teacher(interval=0), choice, threshold, snapshots)
 
     def networks(self, step: int) -> dict[str, VideoSegmenter]:
         """Teacher and student of a snapshot, by role."""
@@ -129,6 +133,7 @@ def measure(
     """Label all frames with one network as the run's method does, and count."""
     classes, device = len(run.settings.space), device_of(run.settings)
     labels, confusion, target = list[Tensor](), list[Tensor](), list[FeatureSums]()
+    expected = ExpectedIou(classes).to(device) if run.choice == "expected_iou" else None
     with inference_statistics(network.to(device), statistics):
         for clip in (clip.to(device).to_float() for clip in frames.target):
             truth, rows = clip.label(0), torch.arange(len(clip.names), device=device).view(-1, 1, 1)
@@ -136,7 +141,7 @@ def measure(
             prediction = upsample(output.logits.float(), clip.size).max(1).indices
             confusion += label_counts(prediction, truth, classes, (rows, len(rows)))[..., :-1].cpu()
             target.append(feature_sums(output.features[network.stage], truth, classes))
-            pseudo, flow = label_target(network, clip, run.teacher)
+            pseudo, flow = label_target(network, clip, run.teacher, expected)
             groups = (
                 ((pseudo.confidence > run.threshold).long(), 2),
                 (confidence_group(pseudo.confidence), len(CONFIDENCE_GROUPS)),
@@ -152,11 +157,13 @@ def measure(
     return Counts(torch.stack(labels).sum(0).cpu(), confusion, reduce(add, source), reduce(add, target))
 
 
-def label_target(network: VideoSegmenter, clip: VideoClip, teacher: Teacher) -> tuple[PseudoLabels, Tensor]:
+def label_target(
+    network: VideoSegmenter, clip: VideoClip, teacher: Teacher, expected: ExpectedIou | None
+) -> tuple[PseudoLabels, Tensor]:
     """Labels of frame t as self-training makes them, and what the flow says of each pixel, see :func:`flow_group`."""
     h = teacher.interval
     view = view_of(lambda pair: network(pair).logits, clip.pair(-h, -h - 1), clip.size, teacher)
-    pseudo = carry_labels(view, clip, teacher)
+    pseudo = carry_labels(view, clip, teacher, expected)
     if h == 0:
         return pseudo, torch.zeros_like(pseudo.labels)
     flow = clip.flow(0, -h)

@@ -14,23 +14,23 @@ from torch import Tensor
 from stcl.errors import SettingError
 from stcl.labels import IGNORE
 from stcl.methods.base import AdaptationMethod
-from stcl.methods.memory import ConfidenceMemory
+from stcl.methods.memory import ConfidenceMemory, ExpectedIou
 from stcl.methods.settings import Masking, Teacher
 from stcl.models import EmaTeacher, Tap
 from stcl.models.joint import segment_together
 from stcl.ops.losses import segmentation_loss
 from stcl.ops.masking import mask_patches
 from stcl.ops.pseudo_labels import (
+    Choice,
     PseudoLabels,
     Weighting,
     class_probabilities,
     class_weights,
-    drop_labels,
     pixel_weights,
     pseudo_labels,
     reliability_weights,
 )
-from stcl.ops.warp import flip_pair, photometric_error
+from stcl.ops.warp import flip_pair, inside, photometric_error, warp
 from stcl.types import ClipSpec, FramePair, SegOutput, VideoClip
 
 
@@ -49,6 +49,8 @@ class SelfTraining(AdaptationMethod):
         augment_target: strong augmentation of the student's target frames.
         masking: squares that are hidden from the student.
         shared_statistics: normalise both domains together, in one pass, instead of each with its own batch statistics.
+        labels: which class a pixel is labelled as: the ``likeliest``, or the one that promises the highest mean IoU
+            (``expected_iou``), which does not lose rare classes.
         teacher: who labels the target.
     """
 
@@ -63,6 +65,7 @@ class SelfTraining(AdaptationMethod):
         augment_target: bool = True,
         masking: Masking = Masking(),
         shared_statistics: bool = False,
+        labels: Choice = "likeliest",
         teacher: Teacher = Teacher(),
         **kwargs: Any,
     ) -> None:
@@ -74,6 +77,7 @@ class SelfTraining(AdaptationMethod):
         self.augment_target, self.masking, self.teacher = augment_target, masking, teacher
         self.shared_statistics = shared_statistics
         self.seen = ConfidenceMemory(len(self.space)) if weighting.startswith("class") else None
+        self.expected = ExpectedIou(len(self.space)) if labels == "expected_iou" else None
         self.average.statistics = teacher.statistics
         self.itself = EmaTeacher(self.network, kind="self", statistics=teacher.statistics)
         frozen = teacher.kind == "frozen"
@@ -123,7 +127,7 @@ class SelfTraining(AdaptationMethod):
 
     def label_target(self, target: VideoClip, view: Tensor) -> PseudoLabels:
         """Labels of t by warping the ``view`` of t-h along f[t->t-h] (section 3.2)."""
-        pseudo = carry_labels(view, target, self.teacher)
+        pseudo = carry_labels(view, target, self.teacher, self.expected)
         self.log("pseudo/confidence", pseudo.confidence.mean(), batch_size=len(pseudo.labels))
         return pseudo
 
@@ -167,8 +171,9 @@ class SelfTraining(AdaptationMethod):
         return self.draw_window(source, target.size)
 
     def moving_statistics(self) -> list[Tensor]:
-        """How confident each class's labels are moves, too."""
-        return [*super().moving_statistics(), *(self.seen.buffers() if self.seen is not None else [])]
+        """What is remembered of the labels moves, too."""
+        memories = [memory for memory in (self.seen, self.expected) if memory is not None]
+        return [*super().moving_statistics(), *(buffer for memory in memories for buffer in memory.buffers())]
 
     def _teach(self, pair: FramePair) -> Tensor:
         """Scores of the teacher in charge."""
@@ -190,11 +195,17 @@ def view_of(scores: Callable[[FramePair], Tensor], pair: FramePair, size: tuple[
     return view
 
 
-def carry_labels(view: Tensor, target: VideoClip, teacher: Teacher) -> PseudoLabels:
-    """Labels of t from the ``view`` of t-h, carried along f[t->t-h]; none where the flow does not explain frame t."""
-    h = teacher.interval
-    pseudo = pseudo_labels(view, target.flow(0, -h) if h else None)
-    if h and teacher.flow_error is not None:
-        error = photometric_error(target.frame(0), target.frame(-h), target.flow(0, -h))
-        pseudo = drop_labels(pseudo, error > teacher.flow_error)
-    return pseudo
+def carry_labels(view: Tensor, target: VideoClip, teacher: Teacher, expected: ExpectedIou | None) -> PseudoLabels:
+    """Labels of t from the ``view`` of t-h, carried along f[t->t-h]: the likeliest, or those that ``expected`` chooses.
+
+    A pixel has none where its flow leaves the frame, or where ``teacher.flow_error`` says that it misses frame t.
+    """
+    h, seen = teacher.interval, None
+    if h:
+        flow = target.flow(0, -h)
+        seen = inside(flow)
+        if teacher.flow_error is not None:
+            seen &= photometric_error(target.frame(0), target.frame(-h), flow) <= teacher.flow_error
+        view = warp(view, flow)
+    pseudo = pseudo_labels(view, seen)
+    return pseudo if expected is None else expected.choose(view, pseudo)

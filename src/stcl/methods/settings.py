@@ -6,6 +6,8 @@ The defaults are those that have helped on the development pairs (docs/results.m
 from dataclasses import dataclass
 from typing import Literal
 
+from stcl.errors import SettingError
+
 
 @dataclass(frozen=True)
 class Teacher:
@@ -53,6 +55,8 @@ class SequenceFusion:
         target_patches: paste confident patches of another target clip.
         random_classes: how many random classes a patch sequence takes.
         long_tail_patches: patches from the bank of rare-class frames.
+        close_ups: enlarged patches from the bank; beyond the paper.
+        close_up_zoom: range of their enlargement.
         rare_classes: names of the rare classes; None computes them from source pixel frequencies.
         confidence: target patches take pixels with a probability above this.
         bank_slots: frames kept for each rare class.
@@ -64,12 +68,19 @@ class SequenceFusion:
     target_patches: bool = False
     random_classes: int = 2
     long_tail_patches: int = 2
+    close_ups: int = 1
+    close_up_zoom: tuple[float, float] = (1.0, 4.0)
     rare_classes: list[str] | None = None
     confidence: float = 0.9
     bank_slots: int = 4
     into_source: bool = False
     into_target: bool = True
     during_warmup: bool = False
+
+    def __post_init__(self) -> None:
+        low, high = self.close_up_zoom
+        if not 0 < low <= high:
+            raise SettingError(f"close_up_zoom is a range above 0, the smaller number first, not {[low, high]}.")
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,16 @@ import torch
 from torch import Tensor
 
 from stcl.errors import SettingError, unknown_name
-from stcl.methods.memory import ClipMemory, PatchMemory, PrototypeBank
-from stcl.methods.self_training import SelfTraining
-from stcl.methods.settings import Alignment, FeatureFusion, Masking, SequenceFusion
+from stcl.methods.memory import PrototypeBank
+from stcl.methods.patches import ClipMemory, PatchMemory
+from stcl.methods.self_training import SelfTraining, carry_labels
+from stcl.methods.settings import Alignment, FeatureFusion, Masking, SequenceFusion, Teacher
 from stcl.models import Tap
 from stcl.models.joint import segment_together
 from stcl.ops.align import aggregate, class_centroids, contrastive, mmd, temporal_weights
 from stcl.ops.losses import segmentation_loss
 from stcl.ops.mixing import PAIR, FusedClip, PatchSequence, choose_classes, classes_present, cut, fuse
-from stcl.ops.pseudo_labels import ignore_unsure, pseudo_labels
+from stcl.ops.pseudo_labels import Choice, ignore_unsure
 from stcl.types import ClipSpec, FramePair, SegOutput, VideoClip
 
 
@@ -35,6 +36,7 @@ class STCL(SelfTraining):
     Args:
         consistency: train on the strongly augmented target clip with the cross-frame pseudo labels.
         masking: squares that are hidden from the student; beyond the paper.
+        labels: how pixels are labelled, see :class:`SelfTraining`; the paper's are the likeliest.
         sequence_fusion, feature_fusion, alignment: the parts.
     """
 
@@ -43,12 +45,13 @@ class STCL(SelfTraining):
         *args: Any,
         consistency: bool = True,
         masking: Masking = Masking(share=0.5),
+        labels: Choice = "expected_iou",
         sequence_fusion: SequenceFusion = SequenceFusion(),
         feature_fusion: FeatureFusion = FeatureFusion(),
         alignment: Alignment = Alignment(),
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, masking=masking, **kwargs)
+        super().__init__(*args, masking=masking, labels=labels, **kwargs)
         self.consistency = consistency
         self.fusion, self.feature_fusion, self.alignment = sequence_fusion, feature_fusion, alignment
         backbone = self.network.backbone
@@ -99,7 +102,8 @@ class STCL(SelfTraining):
         # Both fused domains: the same patch sequences in two contexts
         window, confident = self.window(source, target).restrict(PAIR), None
         if self.fusion.target_patches:  # whose mask at t-1 needs labels of t-1
-            before = pseudo_labels(earlier if self.teacher.interval == 1 else self.teacher_view(target, -1))
+            before_view = earlier if self.teacher.interval == 1 else self.teacher_view(target, -1)
+            before = carry_labels(before_view, target, Teacher(interval=0), self.expected)
             sure = {at: ignore_unsure(labels, self.fusion.confidence) for at, labels in ((0, pseudo), (-1, before))}
             confident = self.with_labels(view, sure).restrict(PAIR)
         patches = self.draw_patches(window, confident, generator)
@@ -144,6 +148,7 @@ class STCL(SelfTraining):
             other = self.other_target.exchange(confident)
             present = classes_present(other.label(0), classes)
             patches.append(cut(other, choose_classes(present, setting.random_classes, generator, exclude=chosen_s)))
+        patches += self.bank.close_ups(source, setting.close_ups, setting.close_up_zoom, generator)
         return patches + self.bank.draw(source, setting.long_tail_patches, generator)
 
     def align(self, out_s: SegOutput, label_s: Tensor, out_t: list[SegOutput]) -> Tensor:

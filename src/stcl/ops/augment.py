@@ -13,6 +13,7 @@ from kornia.filters import filter2d_separable
 from torch import Tensor
 
 from stcl.errors import SettingError
+from stcl.labels import IGNORE
 from stcl.ops.warp import flip_flow, resize_flow
 from stcl.types import VideoClip
 
@@ -177,6 +178,37 @@ def crop_clip(clip: VideoClip, top: int, left: int, size: tuple[int, int]) -> Vi
             f"{clip.size[1]}x{clip.size[0]} px."
         )
     return clip.map(lambda tensor: tensor[..., top : top + height, left : left + width])
+
+
+def zoom_clip(clip: VideoClip, factor: Tensor, fixed: Tensor) -> VideoClip:
+    """Enlarge or shrink the content of each clip about a point that stays where it is; the clips keep their size.
+
+    Frames and flow are interpolated, labels take the nearest pixel, and flow grows with the factor: what comes closer
+    moves faster. Where a clip has nothing to show, it has no label.
+
+    Args:
+        clip: batch of clips.
+        factor: ``(B,)``, above 1 enlarges.
+        fixed: ``(B, 2)``, x and y of the pixel that stays.
+    """
+    (height, width), count = clip.size, len(factor)
+    shrink = 1 / factor
+    x, y = ((2 * place + 1) / side - 1 for place, side in zip(fixed.unbind(1), (width, height), strict=True))  # -1..1
+    nothing = torch.zeros_like(shrink)
+    rows = (torch.stack((shrink, nothing, x * (1 - shrink)), 1), torch.stack((nothing, shrink, y * (1 - shrink)), 1))
+    grid = F.affine_grid(torch.stack(rows, 1), [count, 1, height, width], align_corners=False)  # (B, H, W, 2)
+
+    def sample(tensor: Tensor) -> Tensor:
+        flat = tensor.reshape(count, -1, height, width)
+        return F.grid_sample(flat, grid, padding_mode="border", align_corners=False).view(tensor.shape)
+
+    labels = clip.labels
+    if labels is not None:
+        known = (labels.long() - IGNORE).float()  # 0 where nothing is known: the value outside
+        seen = F.grid_sample(known, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+        labels = (seen.round().long() + IGNORE).to(labels.dtype)
+    flows = {key: sample(flow) * factor.view(-1, 1, 1, 1) for key, flow in clip.flows.items()}
+    return replace(clip, frames=sample(clip.frames), labels=labels, flows=flows)
 
 
 def rescale_clip(clip: VideoClip, size: tuple[int, int]) -> VideoClip:

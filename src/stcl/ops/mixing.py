@@ -83,6 +83,13 @@ def choose_classes(
     return chosen if always is None else chosen | (allowed & always)
 
 
+def random_pixel(mask: Tensor, generator: torch.Generator) -> Tensor:
+    """One of the pixels of each mask ``(B, H, W)`` bool: x and y, ``(B, 2)``; any pixel where the mask is empty."""
+    luck = torch.rand(mask.shape, generator=generator, device=mask.device).masked_fill(~mask, -1.0)
+    place, width = luck.flatten(1).argmax(1), mask.shape[-1]
+    return torch.stack((place % width, place // width), 1)
+
+
 def class_mask(labels: Tensor, chosen: Tensor) -> Tensor:
     """Pixels of the chosen classes: labels ``(B, ...)`` and chosen ``(B, C)`` give a bool mask of the labels' shape."""
     table = torch.zeros(chosen.shape[0], 256, dtype=torch.bool, device=chosen.device)

@@ -8,7 +8,8 @@ from torch import Tensor
 from stcl.errors import SettingError
 from stcl.labels import IGNORE
 from stcl.ops.losses import upsample
-from stcl.ops.warp import inside, warp
+
+Choice = Literal["likeliest", "expected_iou"]
 
 Weighting = Literal["none", "threshold", "share", "class_threshold", "class_share"]
 
@@ -28,20 +29,51 @@ def class_probabilities(logits: Tensor, size: tuple[int, int]) -> Tensor:
     return upsample(logits.detach().float(), size).contiguous().softmax(1)  # classes apart: sums over them are fast
 
 
-def pseudo_labels(probabilities: Tensor, flow: Tensor | None = None) -> PseudoLabels:
-    """Arg-max and maximum of the probabilities, warped along ``flow`` first (method section 3.2).
+def pseudo_labels(probabilities: Tensor, seen: Tensor | None = None) -> PseudoLabels:
+    """Arg-max and maximum of the probabilities (method section 3.2).
 
     Args:
-        probabilities: ``(B, C, H, W)`` of the frame t-h, see :func:`class_probabilities`.
-        flow: ``(B, 2, H, W)`` pixels t -> t-h; None for labels of the segmented frame itself. Pixels whose flow leaves
-            the frame have no witness and are ignored.
+        probabilities: ``(B, C, H, W)``, of the frame itself or carried to it from another one.
+        seen: ``(B, H, W)`` bool, where they have a witness; other pixels are ignored. None: everywhere.
     """
-    if flow is None:
-        confidence, labels = probabilities.max(1)
+    confidence, labels = probabilities.max(1)
+    if seen is None:
         return PseudoLabels(labels, confidence)
-    confidence, labels = warp(probabilities, flow).max(1)
-    visible = inside(flow)
-    return PseudoLabels(labels.masked_fill(~visible, IGNORE), confidence * visible)
+    return PseudoLabels(labels.masked_fill(~seen, IGNORE), confidence * seen)
+
+
+def expected_counts(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """What labels are worth if the probabilities are right: ``(3, C)``, in pixels.
+
+    For each class the pixels that are labelled so and right, those that are labelled so, and those that are so.
+
+    Args:
+        probabilities: ``(B, C, H, W)``.
+        labels: ``(B, H, W)`` int64; ignored pixels do not count.
+    """
+    classes, known = probabilities.shape[1], (labels != IGNORE).unsqueeze(1)  # (B, 1, H, W)
+    label = labels.unsqueeze(1).masked_fill(~known, 0)
+    right, labelled = probabilities.gather(1, label) * known, known.to(probabilities.dtype)
+    counts = torch.zeros(2, classes, dtype=probabilities.dtype, device=label.device)
+    counts.scatter_add_(1, label.flatten().expand(2, -1), torch.stack((right.flatten(), labelled.flatten())))
+    return torch.cat((counts, (probabilities * known).sum((0, 2, 3)).unsqueeze(0)))
+
+
+def expected_iou_labels(probabilities: Tensor, counts: Tensor) -> Tensor:
+    """Labels ``(B, H, W)`` of the highest expected mean IoU; those of the highest accuracy are the likeliest ones.
+
+    With J the expected IoU of a class and U its union, one more pixel in it changes J by ``(p (1 + J) - J) / U``, p the
+    pixel's probability. Every pixel joins the class that gains most. So a rare class wins from a probability of about
+    J / (1 + J) on, which is below one half, and is not lost where it never is the likeliest.
+
+    Args:
+        probabilities: ``(B, C, H, W)``.
+        counts: see :func:`expected_counts`, of many frames.
+    """
+    right, labelled, present = counts
+    union = (labelled + present - right).clamp(min=1e-6 * counts[1].sum())
+    iou = (right / union).view(-1, 1, 1)
+    return ((probabilities * (1 + iou) - iou) / union.view(-1, 1, 1)).max(1).indices
 
 
 def pixel_weights(confidence: Tensor, weighting: Weighting, threshold: float) -> Tensor | None:
@@ -69,11 +101,6 @@ def pixel_weights(confidence: Tensor, weighting: Weighting, threshold: float) ->
 def ignore_unsure(pseudo: PseudoLabels, threshold: float) -> Tensor:
     """Labels ``(B, H, W)`` with every pixel at or below the threshold set to ignore."""
     return pseudo.labels.masked_fill(pseudo.confidence <= threshold, IGNORE)
-
-
-def drop_labels(pseudo: PseudoLabels, where: Tensor) -> PseudoLabels:
-    """Ignore the pixels at ``where (B, H, W)`` bool: no label, no confidence."""
-    return PseudoLabels(pseudo.labels.masked_fill(where, IGNORE), pseudo.confidence.masked_fill(where, 0.0))
 
 
 def confidence_histogram(pseudo: PseudoLabels, classes: int) -> Tensor:
