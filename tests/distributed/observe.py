@@ -18,6 +18,7 @@ from stcl.data import ClipSampler
 from stcl.labels import IGNORE
 from stcl.methods import get_method
 from stcl.methods.base import Preparation
+from stcl.methods.memory import ExpectedIou
 from stcl.methods.patches import PatchMemory
 from stcl.methods.settings import Alignment, Masking, SequenceFusion
 from stcl.models import build_segmenter
@@ -26,6 +27,7 @@ from stcl.ops.align import class_centroids, temporal_weights
 from stcl.ops.losses import cross_entropy
 from stcl.ops.metrics import ConfusionMatrix
 from stcl.ops.processes import gather, mean_over_processes, rank, sum_over_processes, world_size
+from stcl.ops.pseudo_labels import pseudo_labels
 from stcl.types import VideoClip
 
 clips = SimpleNamespace(**run_path(str(Path(__file__).parents[1] / "methods" / "conftest.py")))
@@ -44,7 +46,10 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "class thresholds": ("tps", {"weighting": "class_threshold", "augment_target": False}),
 }
-"""Parts that all processes must agree on, with large weights; patches and masks, which each process draws, are out."""
+"""Parts that all processes must agree on, with large weights.
+
+Patches and masks, which each process draws, are out, and so are labels that hang on the last bit of a sum.
+"""
 
 
 def draws(seed: int) -> torch.Generator:
@@ -70,7 +75,7 @@ def step_of(name: str) -> dict[str, Any]:
     torch.manual_seed(1)
     network = build_segmenter(CLASSES, backbone_settings={"width": 4}, head_settings={"width": 8, "dropout": 0.0})
     if kind == "stcl":
-        settings = {"sequence_fusion": _without_patches, "augment_target": False, **settings}
+        settings = {"sequence_fusion": _without_patches, "augment_target": False, "labels": "likeliest", **settings}
     method = get_method(kind)(network=network, space=clips.SPACE, preparation=Preparation(flip=0.0), **settings)
     if world_size() > 1:
         synchronise_norms(method, "cpu")
@@ -86,7 +91,6 @@ def step_of(name: str) -> dict[str, Any]:
     buffers = {name: buffer for name, buffer in method.network.named_buffers() if "running" in name}
     if kind == "stcl":
         buffers |= dict(method.prototypes.named_buffers()) | {"pixels": method.bank.pixels, "rare": method.bank.rare}
-        buffers |= dict(method.expected.named_buffers())
     return {"loss": mean_over_processes(loss), "gradients": gradients, "buffers": buffers}
 
 
@@ -139,6 +143,18 @@ def rare_classes() -> dict[str, Tensor]:
     return {"rare": memory.rare, "pixels": memory.pixels}
 
 
+def expected_iou() -> dict[str, Tensor]:
+    """Labels chosen by the counts of all shares, of which each has other classes."""
+    memory, counts = ExpectedIou(CLASSES), []
+    for batch in range(2):
+        scores = torch.randn(BATCH, CLASSES, 16, 32, generator=draws(9 + batch))
+        scores += torch.arange(BATCH).view(-1, 1, 1, 1) * torch.linspace(-1, 1, CLASSES).view(1, -1, 1, 1)
+        probabilities = mine(scores.softmax(1))
+        memory.choose(probabilities, pseudo_labels(probabilities))
+        counts.append(memory.counts.clone())
+    return {"counts": torch.stack(counts)}
+
+
 def norm(momentum: float | None) -> dict[str, Tensor]:
     """A batch norm whose shares differ in size: one row for process 0, the others for process 1."""
     layer = nn.Sequential(nn.BatchNorm2d(3, momentum=momentum))
@@ -170,6 +186,7 @@ def observe() -> dict[str, Any]:
         "losses": losses(),
         "alignment": alignment(),
         "rare": rare_classes(),
+        "expected": expected_iou(),
         "norm": {str(momentum): norm(momentum) for momentum in (0.3, None)},
         "counts": sum_over_processes(matrix.counts),
         "batches": [sampler.batch(step) for step in range(8)],

@@ -87,6 +87,11 @@ def test_what_is_rare_is_counted_together(one, two):
     assert one["rare"]["rare"].any()
 
 
+def test_labels_are_chosen_by_the_counts_of_all(one, two):
+    for process in two:
+        check_equal(process["expected"], one["expected"], 1e-5)
+
+
 @pytest.mark.parametrize("momentum", ["0.3", "None"])
 def test_batch_norm_of_uneven_shares(momentum, one, two):
     for process in two:
