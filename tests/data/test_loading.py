@@ -10,7 +10,15 @@ import pytest
 import torch
 from lightning.fabric.utilities import move_data_to_device
 
-from stcl.data import ClipDataset, ClipSampler, get_dataset, make_eval_loader, make_loader
+from stcl.data import (
+    ClipDataset,
+    ClipSampler,
+    RareClassSampler,
+    class_pixels,
+    get_dataset,
+    make_eval_loader,
+    make_loader,
+)
 from stcl.data.io import write_image
 from stcl.errors import DataError, SettingError
 from stcl.labels import get_space
@@ -69,6 +77,64 @@ def test_a_batch_that_cannot_be_shared():
 def test_wrong_settings(wrong):
     with pytest.raises(SettingError, match=next(iter(wrong))):
         ClipSampler(**{"length": 4, "batch_size": 2, "seed": 0, **wrong})
+
+
+# ---- rare-class sampling ----
+
+PIXELS = np.array([[900, 0, 0], [900, 0, 0], [800, 100, 0], [895, 0, 20], [899, 0, 9], [900, 0, 0]])
+"""Of three classes in six clips; the fifth shows too little of the last class."""
+
+
+def drawn(temperature, count=3000):
+    sampler = RareClassSampler(PIXELS, temperature, 4, seed=1)
+    return np.bincount(list(itertools.chain(*first(sampler, count // 4))), minlength=6) / count
+
+
+def test_rare_classes_are_drawn_as_often_as_published():
+    sampler = RareClassSampler(PIXELS, 0.5, 4, seed=0)
+    share = PIXELS.sum(0) / PIXELS.sum()
+    expected = np.exp((1 - share) / 0.5)
+    np.testing.assert_allclose(sampler.chance, expected / expected.sum())
+
+
+def test_a_small_temperature_leaves_only_clips_of_the_rarest_class():
+    assert drawn(1e-3).tolist() == [0, 0, 0, 1, 0, 0]
+
+
+def test_with_a_high_temperature_every_class_comes_as_often():
+    chance = np.array([1 / 18, 1 / 18, 1 / 18 + 1 / 3, 1 / 18 + 1 / 3, 1 / 18, 1 / 18])
+    np.testing.assert_allclose(drawn(1e6), chance, atol=0.03)
+
+
+def test_rare_class_batches_depend_on_seed_and_step_and_are_shared():
+    whole = first(RareClassSampler(PIXELS, 0.5, 4, seed=5), 20)
+    assert first(RareClassSampler(PIXELS, 0.5, 4, seed=5, start_step=9), 1) == [whole[9]]
+    assert first(RareClassSampler(PIXELS, 0.5, 4, seed=6), 20) != whole
+    shares = [RareClassSampler(PIXELS, 0.5, 4, seed=5, rank=rank, world=2) for rank in range(2)]
+    assert [[*one, *two] for one, two in zip(*(first(share, 20) for share in shares), strict=True)] == whole
+
+
+def test_rare_class_sampling_needs_a_temperature_and_a_class():
+    with pytest.raises(SettingError, match=r"temperature .* above 0"):
+        RareClassSampler(PIXELS, 0.0, 4, seed=0)
+    with pytest.raises(SettingError, match="no class of at least 16 pixels"):
+        RareClassSampler(np.zeros((3, 2), np.int64), 0.1, 4, seed=0)
+
+
+def test_pixels_of_the_classes_are_those_of_the_labels(clips):
+    expected = [np.bincount(clip.labels[0].numpy().ravel(), minlength=256)[: len(SPACE)] for clip in clips]
+    pixels = class_pixels(clips)
+    assert pixels.shape == (6, len(SPACE)) and pixels.any()
+    assert np.array_equal(pixels, expected)
+    small = ClipDataset(clips.dataset, clips.spec, SPACE, size=(16, 16))
+    assert class_pixels(small).sum() <= 6 * 16 * 16
+
+
+def test_the_loader_draws_what_the_sampler_says(clips):
+    rare = (class_pixels(clips), 0.1)
+    loader = make_loader(clips, 4, seed=2, start_step=3, rare=rare)
+    expected = [clips[item].names[0] for item in RareClassSampler(*rare, 4, seed=2).batch(3)]
+    assert next(iter(loader)).names == expected
 
 
 @pytest.mark.parametrize("workers", [0, 2])

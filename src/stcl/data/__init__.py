@@ -4,7 +4,7 @@ from stcl.data.base import VideoDataset
 from stcl.data.camvid import CamVid
 from stcl.data.cityscapes_seq import CityscapesSeq
 from stcl.data.clips import ClipDataset
-from stcl.data.loading import ClipSampler, make_eval_loader, make_loader
+from stcl.data.loading import ClipSampler, RareClassSampler, class_pixels, make_eval_loader, make_loader
 from stcl.data.synthia_seq import SynthiaSeq
 from stcl.errors import lookup
 
@@ -25,7 +25,9 @@ __all__ = [
     "DATASETS",
     "ClipDataset",
     "ClipSampler",
+    "RareClassSampler",
     "VideoDataset",
+    "class_pixels",
     "get_dataset",
     "make_eval_loader",
     "make_loader",

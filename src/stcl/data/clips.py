@@ -103,6 +103,11 @@ class ClipDataset(Dataset[VideoClip]):
         run, position = self.anchors[item]
         return {offset: self.runs[run][max(0, position + offset)] for offset in self.spec.frames}
 
+    def label(self, item: int) -> NDArray[np.uint8]:
+        """Train ids ``(H, W)`` of a clip's frame t alone, at the clips' size."""
+        label = self.dataset.read_label(self.refs(item)[0], self.space)
+        return label if self.size is None or self.native_labels else resize_label(label, self.size)
+
     def __getitem__(self, item: int) -> VideoClip:
         refs = self.refs(item)
         native = {offset: self.dataset.read_frame(ref) for offset, ref in refs.items()}

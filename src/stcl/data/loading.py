@@ -2,10 +2,13 @@
 
 import signal
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
+from rich.progress import track
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from stcl.data.clips import ClipDataset
@@ -60,6 +63,55 @@ class ClipSampler(Sampler[list[int]]):
         return int(self._permutation[1][place])
 
 
+class RareClassSampler(ClipSampler):
+    """Rare-class sampling (DAFormer; Hoyer et al. 2022, arXiv 2111.14887): clips with rare classes come more often.
+
+    For each place of a batch a class is drawn with P(c) ~ exp((1 - f_c) / T), f_c its share of the labelled pixels, and
+    then one of the clips that show it. Place p depends on (seed, p) only.
+
+    Args:
+        pixels: of each class in each clip's frame t, ``(N, C)``.
+        temperature: T; the smaller, the more the rarest classes prevail (published: 0.01).
+        minimum_pixels: a clip with fewer pixels of a class does not show it.
+    """
+
+    def __init__(
+        self, pixels: NDArray[np.int64], temperature: float, *args: Any, minimum_pixels: int = 16, **kwargs: Any
+    ) -> None:
+        super().__init__(len(pixels), *args, **kwargs)
+        if temperature <= 0:
+            raise SettingError(f"The temperature of rare-class sampling is a number above 0, not {temperature}.")
+        shows = pixels >= minimum_pixels
+        share = pixels.sum(0) / max(1, pixels.sum())
+        score = np.where(shows.any(0), (1 - share) / temperature, -np.inf)
+        if not np.isfinite(score).any():
+            raise SettingError(
+                f"Rare-class sampling finds no class of at least {minimum_pixels} pixels in any source label. Are the "
+                "labels those of this label space?"
+            )
+        weight = np.exp(score - score.max())
+        self.chance = weight / weight.sum()
+        self.clips = [np.flatnonzero(column) for column in shows.T]
+
+    def _index(self, position: int) -> int:
+        random = np.random.default_rng([self.seed, position])
+        return int(random.choice(self.clips[random.choice(len(self.chance), p=self.chance)]))
+
+
+def class_pixels(dataset: ClipDataset, quiet: bool = True) -> NDArray[np.int64]:
+    """Pixels of each class in the label of every clip's frame t, at the clips' size: ``(N, C)``.
+
+    Reads each label once, several at a time, with a progress bar unless ``quiet``.
+    """
+
+    def count(item: int) -> NDArray[np.int64]:
+        return np.bincount(dataset.label(item).ravel(), minlength=256)[: len(dataset.space)]
+
+    with ThreadPoolExecutor() as pool:
+        rows = pool.map(count, range(len(dataset)))
+        return np.stack(list(track(rows, "classes of the source", total=len(dataset), disable=quiet, transient=True)))
+
+
 def process_share(batch_size: int, world: int) -> int:
     """Clips of a batch for each of ``world`` processes."""
     if batch_size % world:
@@ -89,9 +141,14 @@ def make_loader(
     pin_memory: bool = False,
     rank: int = 0,
     world: int = 1,
+    rare: tuple[NDArray[np.int64], float] | None = None,
 ) -> ClipLoader:
-    """Endless loader of shuffled batches, see :class:`ClipSampler`; each of the workers prepares two in advance."""
-    sampler = ClipSampler(len(dataset), batch_size, seed, start_step, rank, world)
+    """Endless loader of shuffled batches; each of the workers prepares two in advance.
+
+    Their order is that of :class:`ClipSampler`, or, with pixels and temperature ``rare``, of :class:`RareClassSampler`.
+    """
+    place = (batch_size, seed, start_step, rank, world)
+    sampler = ClipSampler(len(dataset), *place) if rare is None else RareClassSampler(*rare, *place)
     return ClipLoader(
         _Guarded(dataset),
         batch_sampler=sampler,

@@ -235,11 +235,10 @@ def _check_numbers(settings: Settings, say: Where) -> None:
             raise SettingError(f"{say(key)}: {key} must be at least {least}, found {value}.")
     if settings.seed > LARGEST_SEED:
         raise SettingError(f"{say('seed')}: seed must be at most {LARGEST_SEED}, found {settings.seed}.")
-    clip = settings.training.gradient_clip
-    if clip is not None and clip <= 0:
-        raise SettingError(
-            f"{say('training.gradient_clip')}: training.gradient_clip must be above 0, or null for none, found {clip}."
-        )
+    for name in ("gradient_clip", "rare_class_sampling"):
+        key, number = f"training.{name}", getattr(settings.training, name)
+        if number is not None and number <= 0:
+            raise SettingError(f"{say(key)}: {key} must be above 0, or null for none, found {number}.")
     for group, domain in (("source", settings.source), ("target", settings.target)):
         size = domain.size
         if size is not None and (min(size) < SMALLEST_PX or any(side % GRID_PX for side in size)):

@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import CombinedLoader
 
-from stcl.data import ClipDataset, VideoDataset, get_dataset, make_eval_loader, make_loader
+from stcl.data import ClipDataset, VideoDataset, class_pixels, get_dataset, make_eval_loader, make_loader
 from stcl.engine.settings import DomainSettings, FlowSettings, Settings
 from stcl.errors import SettingError
 from stcl.flow import get_flow
@@ -53,15 +53,20 @@ class DomainData(LightningDataModule):
     Args:
         settings: of the run.
         source_spec, target_spec: clips that the method wants; the target's has no labels.
+        quiet: no progress bar while the source's classes are counted for rare-class sampling.
     """
 
-    def __init__(self, settings: Settings, source_spec: ClipSpec, target_spec: ClipSpec | None) -> None:
+    def __init__(
+        self, settings: Settings, source_spec: ClipSpec, target_spec: ClipSpec | None, quiet: bool = True
+    ) -> None:
         super().__init__()
         self.settings = settings
         self.source = training_clips(settings, settings.source, source_spec)
         self.target = None
         if target_spec is not None:
             self.target = training_clips(settings, settings.target, target_spec.without_labels())
+        temperature = settings.training.rare_class_sampling
+        self.rare = None if temperature is None else (class_pixels(self.source, quiet), temperature)
 
     def train_dataloader(self) -> CombinedLoader:
         """This process's share of one batch of each domain per step, from the trainer's current step on."""
@@ -79,6 +84,7 @@ class DomainData(LightningDataModule):
                 batch_size=training.batch_size,
                 seed=self.settings.seed * 2 + position,
                 workers=training.workers,
+                rare=self.rare if name == "source" else None,
                 **placed,
             )
             for position, (name, clips) in enumerate((("source", self.source), ("target", self.target)))

@@ -93,6 +93,8 @@ class TrainingSettings:
         steps: optimiser steps.
         batch_size: clips of each domain in a step, of all devices together: a run on two devices takes the same steps
             as a run on one.
+        rare_class_sampling: temperature with which source clips of rare classes come more often; None: each clip as
+            often.
         workers: loader processes of each device; 0 loads in the main process.
         accelerator, devices, nodes: as Lightning's Trainer names them.
         precision: of the arithmetic; the weights are kept in 32 bits.
@@ -112,6 +114,7 @@ class TrainingSettings:
 
     steps: int = 1000
     batch_size: int = 4
+    rare_class_sampling: float | None = None
     workers: int = 1
     accelerator: str = "auto"
     devices: int | str = 1

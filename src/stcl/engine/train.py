@@ -89,7 +89,7 @@ def _run(settings: Settings, folder: RunFolder, start: Resume | None, quiet: boo
     """Train from the start (``start`` None) or from a checkpoint."""
     first, stop = is_first_process(), StopRequest()
     method = build_method(settings)
-    data = DomainData(settings, method.source_spec, method.target_spec)
+    data = DomainData(settings, method.source_spec, method.target_spec, quiet)
     step, seconds = (start.step, folder.seconds() or 0.0) if start else (0, 0.0)
     boundary = StepBoundary(folder, settings.training, stop, step, seconds)
     trainer = make_trainer(settings, folder, boundary, [CompleteState(settings)], step, quiet)
