@@ -79,7 +79,7 @@ def refused(plain):
         ("training.snapshot_every", "0", "training.snapshot_every must be at least 1, found 0."),
         ("training.calibration_clips", "0", "training.calibration_clips must be at least 1, found 0."),
         ("training.gradient_clip", "-1", "training.gradient_clip must be above 0, or null for none, found -1.0."),
-        ("training.rare_class_sampling", "0", "training.rare_class_sampling must be above 0, or null for none, found 0.0."),
+        ("training.rare_class_sampling", "0", "rare_class_sampling must be above 0, or null for none, found 0.0."),
         ("evaluation.batch_size", "0", "evaluation.batch_size must be at least 1, found 0."),
         ("evaluation.samples", "-1", "evaluation.samples must be at least 0, found -1."),
         ("source.size", "[60, 32]", "source.size is [60, 32], but width and height must be at least 32 and divisible"),
