@@ -60,7 +60,7 @@ def expected_counts(probabilities: Tensor, labels: Tensor) -> Tensor:
 
 
 def expected_iou_labels(probabilities: Tensor, counts: Tensor) -> Tensor:
-    """Labels ``(B, H, W)`` of the highest expected mean IoU (Nowozin, CVPR 2014); the likeliest have the highest accuracy.
+    """Labels ``(B, H, W)`` of the highest expected mean IoU (Nowozin, CVPR 2014); the likeliest are most often right.
 
     With J the expected IoU of a class and U its union, one more pixel in it changes J by ``(p (1 + J) - J) / U``, p the
     pixel's probability. Every pixel joins the class that gains most. So a rare class wins from a probability of about
