@@ -172,8 +172,9 @@ def test_the_generator_decides():
 
 
 def test_a_close_up_is_enlarged_about_one_of_its_pixels():
-    bank, like = PatchMemory(CLASSES, rare=[POLE]), street(seed=9, batch=40)
-    clip = street(pole=20)
+    bank, like = PatchMemory(CLASSES, slots=1, rare=[POLE]), street(seed=9, batch=40)
+    clip = street(pole=18)
+    bank.add(street(1, pole=64))  # so large can it be
     bank.add(clip)
     near = bank.close_ups(like, 1, (2.0, 2.0), generator())[0]
     before, after = (clip.label(0) == POLE).sum(), near.mask[:, 0].flatten(1).sum(1)
@@ -181,6 +182,16 @@ def test_a_close_up_is_enlarged_about_one_of_its_pixels():
     assert (near.clip.labels[near.mask] == POLE).all() and (near.clip.labels[~near.mask] == IGNORE).all()
     assert (near.mask[:, 0] & (clip.label(0) == POLE)).flatten(1).any(1).all()  # the pixel that stays
     assert near.still and torch.equal(near.clip.frame(0), near.clip.frame(-1)) and not near.clip.flow(0, -1).any()
+
+
+def test_no_close_up_is_larger_than_its_class_has_been_seen():
+    like = street(seed=9, batch=40)
+    for largest, factor in ((16, 1.0), (36, 1.5), (64, 2.0)):
+        bank = PatchMemory(CLASSES, slots=1, rare=[POLE])
+        bank.add(street(1, pole=largest))
+        bank.add(street(pole=16))
+        seen, wanted = (bank.close_ups(like, 1, (zoom, zoom), generator())[0] for zoom in (3.0, factor))
+        assert torch.equal(seen.mask, wanted.mask)
 
 
 def test_close_ups_show_a_class_as_often_as_its_pixels_occur():

@@ -42,6 +42,7 @@ class PatchMemory(ResizableBuffers):
     labels: Tensor
     written: Tensor
     pixels: Tensor
+    largest: Tensor
     fixed: Tensor | None
 
     def __init__(
@@ -58,6 +59,7 @@ class PatchMemory(ResizableBuffers):
         self.register_buffer("labels", torch.zeros(0, 0, 0, dtype=torch.uint8))
         self.register_buffer("written", torch.zeros(classes, dtype=torch.long))
         self.register_buffer("pixels", torch.zeros(classes))
+        self.register_buffer("largest", torch.zeros(classes))  # pixels of each class in the frame that has most of it
         fixed = torch.zeros(classes, dtype=torch.bool)
         if rare is not None:
             fixed[rare] = True
@@ -81,6 +83,7 @@ class PatchMemory(ResizableBuffers):
             self.written.zero_()
         count = class_counts(labels, self.classes)
         self.pixels += sum_over_processes(count.sum(0))
+        torch.maximum(self.largest, count.amax(0), out=self.largest)
         held = (count >= self.minimum_pixels) & self.rare  # (B, C)
         frequency = (self.pixels + 1).expand_as(count).masked_fill(~held, float("inf"))
         rarest = frequency.argmin(1)  # (B)
@@ -112,7 +115,8 @@ class PatchMemory(ResizableBuffers):
 
         What is rare is mostly far away and small; a network that has hardly seen it near takes a person before the
         camera for a car. Classes are drawn by their share of the source's pixels: if a rider were as frequent as a
-        person, the upper half of either, which is all that a close-up may show, would be a rider's too often.
+        person, the upper half of either, which is all that a close-up may show, would be a rider's too often. And none
+        becomes larger than the class has ever been seen, or every large plain surface would be a sign.
 
         Args:
             like: batch of clips that the patches are for.
@@ -124,9 +128,12 @@ class PatchMemory(ResizableBuffers):
             return []
         low, high = map(math.log, zoom)
         picked = self._pick(like, count, generator, self.pixels / self.pixels.sum().clamp(min=1))
-        factor = torch.rand(len(picked.frames), generator=generator, device=picked.frames.device)
-        fixed = random_pixel(picked.label(0) != IGNORE, generator)
-        return _still(zoom_clip(picked, (low + (high - low) * factor).exp(), fixed), like, count)
+        drawn = torch.rand(len(picked.frames), generator=generator, device=picked.frames.device)
+        shown = picked.label(0) != IGNORE  # (count * B, H, W)
+        kind = picked.label(0).masked_fill(~shown, 0).flatten(1).amax(1).long()  # the class of each
+        room = (self.largest[kind] / shown.sum((1, 2)).clamp(min=1)).sqrt().clamp(min=1)
+        factor = torch.minimum((low + (high - low) * drawn).exp(), room)
+        return _still(zoom_clip(picked, factor, random_pixel(shown, generator)), like, count)
 
     def _pick(self, like: VideoClip, count: int, generator: torch.Generator, share: Tensor | None = None) -> VideoClip:
         """``count * B`` stored frames, each with the label of one rare class; no label while the bank is empty.
