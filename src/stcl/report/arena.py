@@ -172,9 +172,11 @@ def _reported(result: Result) -> list[str]:
 
 
 def spread_text(spread: Spread, signed: bool = False) -> str:
-    """``62.3 ± 0.4``, the deviation a dash for a single value; a dash if there is none."""
-    text = delta_text if signed else percent_text
-    return f"{text(spread.mean)} ± {percent_text(spread.deviation)}" if spread.seeds else ABSENT
+    """``62.3 ± 0.4``; a single value has no deviation, and a dash stands where there is none."""
+    if not spread.seeds:
+        return ABSENT
+    mean = (delta_text if signed else percent_text)(spread.mean)
+    return mean if spread.seeds == 1 else f"{mean} ± {percent_text(spread.deviation)}"
 
 
 def cells(block: Block, mark: str) -> list[tuple[ArenaRow, list[str]]]:
