@@ -555,6 +555,12 @@ def test_long_tail_patches_do_not_move(make_stcl, make_batch, monkeypatch):
         assert torch.equal(fused.clip.frame(0)[same], fused.clip.frame(-1)[same])
 
 
+@pytest.mark.parametrize("name", ["random_classes", "long_tail_patches", "close_ups", "bank_slots"])
+def test_numbers_of_patches_are_checked(name):
+    with pytest.raises(SettingError, match=f"{name} counts: at least"):
+        SequenceFusion(**{name: -1})
+
+
 @pytest.mark.parametrize("zoom", [(0.0, 2.0), (2.0, 1.0)])
 def test_a_range_of_enlargement_is_checked(zoom):
     with pytest.raises(SettingError, match="close_up_zoom"):

@@ -78,6 +78,9 @@ class SequenceFusion:
     during_warmup: bool = False
 
     def __post_init__(self) -> None:
+        for name, least in (("random_classes", 0), ("long_tail_patches", 0), ("close_ups", 0), ("bank_slots", 1)):
+            if getattr(self, name) < least:
+                raise SettingError(f"{name} counts: at least {least}, not {getattr(self, name)}.")
         low, high = self.close_up_zoom
         if not 0 < low <= high:
             raise SettingError(f"close_up_zoom is a range above 0, the smaller number first, not {[low, high]}.")
