@@ -105,8 +105,7 @@ class ClipDataset(Dataset[VideoClip]):
 
     def label(self, item: int) -> NDArray[np.uint8]:
         """Train ids ``(H, W)`` of a clip's frame t alone, at the clips' size."""
-        label = self.dataset.read_label(self.refs(item)[0], self.space)
-        return label if self.size is None or self.native_labels else resize_label(label, self.size)
+        return self._resized(self.dataset.read_label(self.refs(item)[0], self.space))
 
     def __getitem__(self, item: int) -> VideoClip:
         refs = self.refs(item)
@@ -151,10 +150,11 @@ class ClipDataset(Dataset[VideoClip]):
                     )
             else:
                 label = np.full(size, IGNORE, np.uint8)
-            if self.size is not None and not self.native_labels:
-                label = resize_label(label, self.size)
-            maps.append(label)
+            maps.append(self._resized(label))
         return _stack(maps)
+
+    def _resized(self, label: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return label if self.size is None or self.native_labels else resize_label(label, self.size)
 
     def _check_sizes(self, refs: dict[int, FrameRef], images: dict[int, NDArray[np.uint8]]) -> None:
         """Frames of one clip have one size on disk."""

@@ -207,5 +207,10 @@ def carry_labels(view: Tensor, target: VideoClip, teacher: Teacher, expected: Ex
         if teacher.flow_error is not None:
             seen &= photometric_error(target.frame(0), target.frame(-h), flow) <= teacher.flow_error
         view = warp(view, flow)
+    return choose_labels(view, expected, seen)
+
+
+def choose_labels(view: Tensor, expected: ExpectedIou | None, seen: Tensor | None = None) -> PseudoLabels:
+    """Labels of the frame of a ``view``, where it is ``seen``: the likeliest, or those that ``expected`` chooses."""
     pseudo = pseudo_labels(view, seen)
     return pseudo if expected is None else expected.choose(view, pseudo)

@@ -17,8 +17,8 @@ from torch import Tensor
 from stcl.errors import SettingError, unknown_name
 from stcl.methods.memory import PrototypeBank
 from stcl.methods.patches import ClipMemory, PatchMemory
-from stcl.methods.self_training import SelfTraining, carry_labels
-from stcl.methods.settings import Alignment, FeatureFusion, Masking, SequenceFusion, Teacher
+from stcl.methods.self_training import SelfTraining, choose_labels
+from stcl.methods.settings import Alignment, FeatureFusion, Masking, SequenceFusion
 from stcl.models import Tap
 from stcl.models.joint import segment_together
 from stcl.ops.align import aggregate, class_centroids, contrastive, mmd, temporal_weights
@@ -103,7 +103,7 @@ class STCL(SelfTraining):
         window, confident = self.window(source, target).restrict(PAIR), None
         if self.fusion.target_patches:  # whose mask at t-1 needs labels of t-1
             before_view = earlier if self.teacher.interval == 1 else self.teacher_view(target, -1)
-            before = carry_labels(before_view, target, Teacher(interval=0), self.expected)
+            before = choose_labels(before_view, self.expected)
             sure = {at: ignore_unsure(labels, self.fusion.confidence) for at, labels in ((0, pseudo), (-1, before))}
             confident = self.with_labels(view, sure).restrict(PAIR)
         patches = self.draw_patches(window, confident, generator)
