@@ -5,7 +5,6 @@ Nothing here sees a label of the target, whose loader has none. :mod:`stcl.repor
 
 import json
 import shutil
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,7 +24,7 @@ from stcl.engine.networks import build_method, prepare_networks
 from stcl.engine.settings import Settings
 from stcl.engine.signals import StopRequest
 from stcl.engine.steps import StepBoundary
-from stcl.engine.trainer import make_trainer
+from stcl.engine.trainer import fit, make_trainer
 from stcl.errors import SettingError
 from stcl.files import write_atomic
 from stcl.labels import IGNORE
@@ -69,12 +68,7 @@ def inspect(subject: Settings | Path, out: Path, steps: int = 8) -> Path:
     with TemporaryDirectory(prefix="stcl-inspect-") as scratch:  # Lightning's loggers want a folder
         watch = Watch(settings, RunFolder(Path(scratch)), start.step, steps)
         trainer = make_trainer(settings, watch.folder, watch, [CompleteState(settings)], start.step, quiet=True)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                trainer.fit(method, datamodule=data, ckpt_path=None if start.path is None else str(start.path))
-        except SystemExit:  # how Lightning answers Ctrl+C
-            raise KeyboardInterrupt from None
+        fit(trainer, method, data, start.path, settings)
     record = _describe(settings, watch, start.step)
     record["warmup"] = {"configured": subject.method.get("warmup", 0), "used": settings.method.get("warmup", 0)}
     record["logged"] = {name: float(value) for name, value in trainer.callback_metrics.items()}

@@ -5,7 +5,6 @@ What lies in a run folder is said by :class:`stcl.engine.folder.RunFolder`.
 
 import errno
 import json
-import warnings
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from stcl.engine.provenance import describe_run
 from stcl.engine.settings import Settings
 from stcl.engine.signals import StopRequest
 from stcl.engine.steps import StepBoundary
-from stcl.engine.trainer import is_first_process, make_trainer
+from stcl.engine.trainer import fit, is_first_process, make_trainer
 from stcl.errors import SettingError, TrainingError, TrainingStopped
 from stcl.files import write_atomic
 from stcl.methods import AdaptationMethod
@@ -149,14 +148,9 @@ def _fit(
     settings: Settings,
     folder: RunFolder,
 ) -> None:
-    """Lightning's fit, whose ways of stopping early become exceptions that say why."""
-    path = None if start is None or start.path is None else str(start.path)
+    """:func:`~stcl.engine.trainer.fit`; of a full disk it is said what is safe."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            trainer.fit(method, datamodule=data, ckpt_path=path)
-    except SystemExit:  # how Lightning answers Ctrl+C and SIGTERM before training has begun
-        raise KeyboardInterrupt from None
+        fit(trainer, method, data, None if start is None else start.path, settings)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -167,31 +161,6 @@ def _fit(
             f"The disk of {folder.path} is full ({error.strerror}). {kept}. Make room and go on with: stcl train "
             f"--resume {folder.path}."
         ) from error
-    except RuntimeError as error:
-        sentence = str(error).splitlines()[0].strip() if str(error) else ""
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-            raise TrainingError(_memory_advice(sentence, settings)) from error
-        if "DataLoader worker" in str(error):
-            raise TrainingError(
-                f"A loader process died ({sentence}). If nobody ended it, memory was short: lower training.workers or "
-                "training.batch_size."
-            ) from error
-        raise
-
-
-def _memory_advice(sentence: str, settings: Settings) -> str:
-    """Which settings to lower, with their present values."""
-    training, crop = settings.training, settings.method["preparation"].crop
-    ways = [
-        f"training.gradient_checkpointing true (now {str(training.gradient_checkpointing).lower()})",
-        f"training.precision bf16-mixed (now {training.precision})",
-        f"a smaller training.batch_size (now {training.batch_size})",
-        f"a smaller method.preparation.crop (now {'none' if crop is None else list(crop)})",
-    ]
-    return (
-        f"The device's memory is too small ({sentence}). Start a new run with --preset 24gb, 16gb or 8gb, or with one "
-        f"of these, the gentlest first: {'; '.join(ways)}."
-    )
 
 
 def _evaluated(settings: Settings, method: AdaptationMethod, data: DomainData, device: Any) -> VideoSegmenter:

@@ -2,8 +2,11 @@
 
 import logging
 import os
+import warnings
+from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import _get_rank
@@ -13,11 +16,13 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from stcl.data.loading import process_share
 from stcl.engine.checkpoint import CheckpointFile
+from stcl.engine.datamodule import DomainData
 from stcl.engine.folder import RunFolder
 from stcl.engine.logs import MetricsFile, StepProgress
 from stcl.engine.settings import Settings, TrainingSettings
 from stcl.engine.steps import StepBoundary
-from stcl.errors import SettingError
+from stcl.errors import SettingError, TrainingError
+from stcl.methods import AdaptationMethod
 
 
 def is_first_process() -> bool:
@@ -115,3 +120,48 @@ def _check(trainer: Trainer, training: TrainingSettings) -> None:
 def _data_parallel() -> DDPStrategy:
     """Buffers stay each process's own: patches differ, and statistics of batch norm are synchronised where wanted."""
     return DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def fit(
+    trainer: Trainer, method: AdaptationMethod, data: DomainData, checkpoint: Path | None, settings: Settings
+) -> None:
+    """Lightning's fit, whose ways of ending early become exceptions that say why.
+
+    Args:
+        trainer: see :func:`make_trainer`.
+        method: what is trained.
+        data: its clips.
+        checkpoint: to go on from; None begins at step 0.
+        settings: of the run, some of which need less memory than others.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trainer.fit(method, datamodule=data, ckpt_path=None if checkpoint is None else str(checkpoint))
+    except SystemExit:  # how Lightning answers Ctrl+C and SIGTERM before training has begun
+        raise KeyboardInterrupt from None
+    except RuntimeError as error:
+        sentence = str(error).splitlines()[0].strip() if str(error) else ""
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            raise TrainingError(_memory_advice(sentence, settings)) from error
+        if "DataLoader worker" in str(error):
+            raise TrainingError(
+                f"A loader process died ({sentence}). If nobody ended it, memory was short: lower training.workers or "
+                "training.batch_size."
+            ) from error
+        raise
+
+
+def _memory_advice(sentence: str, settings: Settings) -> str:
+    """Which settings to lower, with their present values."""
+    training, crop = settings.training, settings.method["preparation"].crop
+    ways = [
+        f"training.gradient_checkpointing true (now {str(training.gradient_checkpointing).lower()})",
+        f"training.precision bf16-mixed (now {training.precision})",
+        f"a smaller training.batch_size (now {training.batch_size})",
+        f"a smaller method.preparation.crop (now {'none' if crop is None else list(crop)})",
+    ]
+    return (
+        f"The device's memory is too small ({sentence}). Start a new run with --preset 24gb, 16gb or 8gb, or with one "
+        f"of these, the gentlest first: {'; '.join(ways)}."
+    )
