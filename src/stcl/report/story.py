@@ -11,7 +11,7 @@ NO_BREAK = "\N{NO-BREAK SPACE}"
 
 SOURCE_ONLY = ("source_only", "strong_source_only")
 """Methods without an adaptation loss: the first such run is the plain reference, one of another title is the strong
-one, which takes the target's colours and statistics."""
+one, which is augmented and takes the target's statistics."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def role_text(comparison: Comparison, row: int) -> str:
     if result.oracle:
         return "uses target labels; an upper reference, not a competitor"
     if row == roles.strong:
-        return "source labels only; recoloured, augmented, target statistics"
+        return "source labels only; strongly augmented, target statistics"
     if result.method in SOURCE_ONLY:
         return "source labels only, no adaptation"
     return "source labels and target video without labels"
