@@ -6,7 +6,8 @@
 #   PYTHON       the interpreter to build .venv with (default: the first suitable one found)
 #   TORCH_INDEX  an extra package index to take torch from, e.g. torch's own index of CPU builds
 #                (https://download.pytorch.org/whl/cpu): on Linux the default build brings gigabytes of CUDA libraries
-#   DEMO_ARGS, TEST_ARGS, BENCH_ARGS  further arguments of `stcl demo`, of pytest and of benchmarks/bench.py
+#   DEMO_ARGS, TEST_ARGS, BENCH_ARGS  further arguments of `stcl demo`, of pytest (-n 2: two processes) and of
+#                benchmarks/bench.py
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -17,7 +18,7 @@ PYTHON ?=
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.11 python3.12 python3.13 python3 python)
 TORCH_INDEX ?=
 DEMO_ARGS ?=
-TEST_ARGS ?=
+TEST_ARGS ?= -n 2
 BENCH_ARGS ?=
 
 VENV := .venv
@@ -32,7 +33,7 @@ test: $(VENV)/.stamp-dev  ## run the test suite (without the slow tests)
 	$(BIN)/python -m pytest $(TEST_ARGS)
 
 slow: $(VENV)/.stamp-dev  ## run the slow tests: real training, minutes each
-	$(BIN)/python -m pytest -m slow $(TEST_ARGS)
+	$(BIN)/python -m pytest -m slow
 
 bench: $(VENV)/.stamp-dev  ## run the short benchmarks and print one table
 	$(BIN)/python benchmarks/bench.py $(BENCH_ARGS)

@@ -42,10 +42,10 @@ def median_seconds(contestants: Mapping[str, Callable[[], object]], rounds: int)
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(rounds + 1):
         for name, run in contestants.items():
-            _finish()
+            finish()
             started = time.perf_counter()
             run()
-            _finish()
+            finish()
             if turn > 0:
                 seconds[name].append(time.perf_counter() - started)
     return {name: median(times) for name, times in seconds.items()}
@@ -57,6 +57,7 @@ def finish_line(result: Mapping[str, object]) -> int:
     return 0
 
 
-def _finish() -> None:
+def finish() -> None:
+    """Wait for what was queued on a GPU."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()

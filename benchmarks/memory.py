@@ -154,9 +154,9 @@ def empty_counts(values: torch.Tensor, minlength: int) -> torch.Tensor:
     return torch.empty(minlength, dtype=torch.int64, device=values.device)
 
 
-def empty_out(method: AdaptationMethod, mode: FakeTensorMode) -> None:
+def empty_out(network: torch.nn.Module, mode: FakeTensorMode) -> None:
     """Take the contents out of every parameter and buffer."""
-    for module in method.modules():
+    for module in network.modules():
         for table in (module._parameters, module._buffers):
             table.update({name: mode.from_tensor(tensor) for name, tensor in table.items() if tensor is not None})
 

@@ -61,7 +61,7 @@ def contestants(
     theirs = load_network(checkout, classes).to(device).train()
     ours = published(classes).to(device).train()
     ours.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    mean = ours.backbone.mean
+    mean = ours.backbone.input.mean
     current, previous = (image.flip(1) * 255 - mean for image in (pair.current, pair.previous))
 
     def loss(main: Tensor, aux: Tensor) -> Tensor:

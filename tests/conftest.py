@@ -1,5 +1,76 @@
-"""One thread for tensor operations: tiny tensors gain nothing from more, and results do not depend on the machine."""
+"""One thread for tensor operations: tiny tensors gain nothing from more, and results do not depend on the machine.
 
+And small videos of every kind.
+"""
+
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
 import torch
+from numpy.typing import NDArray
 
 torch.set_num_threads(1)
+
+Frame = NDArray[np.uint8]
+
+
+@pytest.fixture(scope="session")
+def moving_frames() -> Callable[..., list[Frame]]:
+    """``moving_frames(count, size, seed)``: a blocky picture ``(H, W, 3)`` that moves 2 px to the right a frame."""
+
+    def make(count: int, size: tuple[int, int] = (48, 64), seed: int = 0) -> list[Frame]:
+        generator = np.random.default_rng(seed)
+        blocks = generator.integers(0, 256, (-(-size[0] // 8), -(-size[1] // 8), 3), np.uint8)
+        picture = blocks.repeat(8, 0).repeat(8, 1)[: size[0], : size[1]]
+        return [np.ascontiguousarray(np.roll(picture, 2 * number, 1)) for number in range(count)]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def write_video() -> Callable[..., Path]:
+    """``write_video(path, frames, ...)``; ``ticks`` say when each frame is shown, in frames."""
+
+    def write(
+        path: Path,
+        frames: list[Frame],
+        codec: str = "libx264",
+        pixels: str = "yuv420p",
+        fps: Fraction = Fraction(25),
+        rotation: int = 0,
+        ticks: list[int] | None = None,
+        options: dict[str, str] | None = None,
+    ) -> Path:
+        with av.open(str(path), "w", options=options or {}) as container:
+            stream = container.add_stream(codec, rate=fps)
+            stream.height, stream.width = frames[0].shape[:2]
+            stream.pix_fmt = pixels
+            if codec == "libx265":
+                stream.options = {"x265-params": "log-level=none"}
+            if rotation:
+                stream.set_display_rotation(rotation)
+            for number, rgb in enumerate(frames):
+                frame = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(format=pixels)
+                frame.pts, frame.time_base = ticks[number] if ticks else number, 1 / fps
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def read_video() -> Callable[[Path], list[tuple[Fraction, Frame]]]:
+    """``read_video(path)``: seconds and pixels ``(H, W, 3)`` of every frame."""
+
+    def read(path: Path) -> list[tuple[Fraction, Frame]]:
+        with av.open(str(path)) as container:
+            return [
+                (frame.pts * frame.time_base, frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)
+            ]
+
+    return read

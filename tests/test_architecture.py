@@ -10,11 +10,11 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "stcl"
 MODULE_LINES = 300
 FUNCTION_LINES = 60
-PACKAGE_LINES = 13_000  # without the built-in benchmark: a renderer is a second product, with a limit of its own
+PACKAGE_LINES = 17_000  # without the built-in benchmark: a renderer is a second product, with a limit of its own
 BENCHMARK_LINES = 3000
 
-FOUNDATION = {"types", "labels", "errors", "files", "resources"}
-ANYTHING = {"stcl", "cli", "options", "demo", "arena", "__main__"}
+FOUNDATION = {"types", "labels", "errors", "files", "films", "resources"}
+ANYTHING = {"stcl", "cli", "options", "arguments", "demo", "arena", "__main__"}
 ALLOWED = {
     "ops": set(),
     "models": {"ops"},
@@ -28,7 +28,7 @@ ALLOWED = {
 """Zone -> zones or single modules that it may import besides itself and the foundation."""
 
 SHARED = {
-    "data": {"base", "io", "loading", "check"},
+    "data": {"base", "io", "loading", "check", "frames"},
     "methods": {"base", "memory", "patches", "self_training", "settings"},
     "flow": {"cache", "precompute"},
 }

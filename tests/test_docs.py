@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import yaml
 
 from stcl.data import DATASETS
 from stcl.engine.check import check_settings
-from stcl.engine.config import parse_overrides
+from stcl.engine.config import merge, parse_overrides, read_yaml
+from stcl.engine.networks import untrained
 from stcl.labels import PALETTE, RAW_IDS, SPACES, VOID
 from stcl.methods import METHODS
+from stcl.models import BACKBONES, HEADS
+from stcl.models.pretrained import list_pretrained
 from stcl.options import build_parser
 from stcl.resources import config_path
 
@@ -170,6 +175,30 @@ def test_the_page_has_every_key_with_its_default():
 def test_every_method_is_described(method):
     for page in ("methods.md", "configuration.md"):
         assert f"`{method}`" in text_of(ROOT / "docs" / page)
+
+
+# ---- networks ----
+
+
+NETWORKS = re.findall(r"^```yaml\n(.*?)^```", text_of(ROOT / "docs" / "networks.md"), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("text", NETWORKS)
+def test_the_networks_that_are_shown_can_be_built(text):
+    base = read_yaml(config_path("synthia_seq-cityscapes_seq/source_only"))
+    settings = check_settings(merge({**base, "network": {}}, yaml.safe_load(text)), "docs/networks.md")
+    with torch.device("meta"):
+        network = untrained(settings)
+    kind, _, weights = (settings.network.weights or "").partition(":")
+    assert kind != "pretrained" or weights in list_pretrained(settings.network.backbone)
+    assert network.backbone.stages
+
+
+def test_the_page_has_every_backbone_and_head():
+    rows = "\n".join(row[0] for row in table_rows("networks.md", 4) + table_rows("networks.md", 3))
+    assert "mit_b0 to mit_b5" in rows
+    shown = {*re.findall(r"\w+", rows), *(f"mit_b{size}" for size in range(6))}
+    assert {*BACKBONES, *HEADS} <= shown
 
 
 # ---- data sets ----

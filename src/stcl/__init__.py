@@ -10,11 +10,12 @@ The public verbs. What they need is imported when they are called, so that ``imp
     network = stcl.load_model(run)
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stcl.engine.predict import FrameResult
     from stcl.engine.settings import Settings
     from stcl.models import VideoSegmenter
     from stcl.report import Comparison
@@ -25,11 +26,15 @@ __version__ = "0.1.0"
 __all__ = [
     "analyse",
     "evaluate",
+    "export",
     "inspect",
     "list_datasets",
     "list_methods",
     "load_model",
     "load_settings",
+    "predict",
+    "pull",
+    "push",
     "resume",
     "run_arena",
     "train",
@@ -117,6 +122,24 @@ def analyse(
     return document
 
 
+def predict(video: str | Path, model: "VideoSegmenter | str | Path", **options: Any) -> "Iterator[FrameResult]":
+    """Segment a video, frame by frame and lazily: labels, confidence, time and class shares of each.
+
+    Args:
+        video: file, folder of frames, camera (``camera:0``) or URL.
+        model: what :func:`load_model` returned, or what it takes.
+        options: of :class:`stcl.engine.predict.PredictOptions`, e.g. ``flip=True``.
+    """
+    from stcl.data.video import open_source
+    from stcl.engine.networks import open_checkpoint
+    from stcl.engine.predict import PredictOptions, predict_frames
+
+    if isinstance(model, str | Path):
+        opened = open_checkpoint(model)
+        model, options = opened.network, {"size": opened.size, **options}
+    return predict_frames(open_source(video), model, PredictOptions(**options))
+
+
 def write_report(runs: Sequence[str | Path], out: str | Path) -> "Comparison":
     """Write ``report.html``, ``results.md`` and ``results.csv`` about evaluated runs into the folder ``out``."""
     from stcl.report import write_report as write
@@ -133,28 +156,64 @@ def run_arena(
     return run(config, Path(out), jobs, quiet, only)
 
 
-def load_model(run_or_weights: str | Path) -> "VideoSegmenter":
-    """A trained network in evaluation mode, on the CPU.
+def load_model(path: str | Path, space: str | None = None) -> "VideoSegmenter":
+    """A trained network in evaluation mode, on the CPU; its ``space`` says which classes it knows.
 
     Args:
-        run_or_weights: folder of a finished training, a ``.safetensors`` file of one, or ``builtin:NAME``.
+        path: folder of a finished training, a ``model.safetensors`` or ``checkpoints/*.ckpt`` of one, a model folder of
+            format ``safetensors``, ``builtin:NAME``, or a published checkpoint, see docs/checkpoints.md.
+        space: name of a label space: the classes of a published network whose number does not say which they are.
     """
-    import yaml
+    from stcl.engine.networks import open_checkpoint
 
-    from stcl.engine.check import check_settings
-    from stcl.engine.folder import RunFolder
-    from stcl.engine.networks import load_trained, resolve_weights
-    from stcl.errors import CheckpointError
-    from stcl.models.weights import read_weights
+    return open_checkpoint(path, space).network
 
-    if Path(run_or_weights).is_dir():
-        folder = RunFolder(Path(run_or_weights))
-        return load_trained(folder.settings(), folder.weights)
-    weights = resolve_weights(str(run_or_weights))
-    config = read_weights(weights)[1].get("config")
-    if config is None:
-        raise CheckpointError(f"'{weights}' does not say how its network is built (metadata 'config'): name a run.")
-    return load_trained(check_settings(yaml.safe_load(config), str(weights)), weights)
+
+def export(
+    run: str | Path,
+    out: str | Path,
+    format: str = "safetensors",
+    size: tuple[int, int] | None = None,
+    dynamic: bool = False,
+    license: str = "unspecified",
+    force: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Write a finished run as a model folder to hand on; returns what its ``model.json`` holds.
+
+    Args:
+        run: folder of a finished training; its ``results.json``, where there is one, goes into the model card.
+        out: new folder.
+        format: ``safetensors`` (for :func:`load_model`), ``onnx`` or ``torch-export`` (graphs that run without stcl).
+        size: ``(width, height)`` of the graphs' frames in pixels; None: the target's training size.
+        dynamic: graphs for any batch, width and height.
+        license: identifier of the weights' licence, e.g. ``cc-by-4.0``.
+        force: replace a model that lies at ``out``.
+        quiet: no progress bar.
+    """
+    from stcl.engine.evaluate import RESULTS
+    from stcl.engine.export import ExportOptions
+    from stcl.engine.export import export as write
+    from stcl.report.card import render_card, summarise
+    from stcl.report.results import read_result
+
+    run, options = Path(run), ExportOptions(format, size, dynamic, license)
+    results = summarise(read_result(run)) if (run / RESULTS).is_file() else None
+    return write(run, Path(out), options, render_card, results, force, quiet)
+
+
+def push(folder: str | Path, repository: str, private: bool = False, revision: str | None = None) -> str:
+    """Upload a model folder to the Hugging Face hub, or copy it to a local folder: :func:`stcl.engine.hub.push`."""
+    from stcl.engine.hub import push as upload
+
+    return upload(Path(folder), repository, private, revision)
+
+
+def pull(repository: str, out: str | Path, revision: str | None = None, force: bool = False) -> Path:
+    """Fetch a model folder from the Hugging Face hub or a local folder, checked: :func:`stcl.engine.hub.pull`."""
+    from stcl.engine.hub import pull as fetch
+
+    return fetch(repository, Path(out), revision, force)
 
 
 def list_methods() -> list[str]:

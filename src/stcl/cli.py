@@ -126,6 +126,46 @@ def _inspect(arguments: argparse.Namespace) -> None:
     print(f"Page: {inspect(subject, arguments.out, arguments.steps)}")
 
 
+def _predict(arguments: argparse.Namespace) -> int:
+    import signal
+    from fractions import Fraction
+
+    from stcl.engine.predict import PredictOptions
+    from stcl.engine.predict_files import Job, launched_shard, predict_files
+    from stcl.engine.recording import Outputs
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl+C: a recording of a camera is finished
+    options = PredictOptions(
+        arguments.size,
+        arguments.flow,
+        arguments.cut,
+        arguments.flip,
+        tuple(arguments.scales),
+        arguments.tile,
+        arguments.device,
+    )
+    job = Job(
+        options,
+        Outputs(tuple(arguments.save), arguments.ids, arguments.shares, arguments.part_frames),
+        Fraction(arguments.fps).limit_denominator(1001),
+        arguments.frames,
+        arguments.timeout,
+        arguments.shard or launched_shard(),
+        arguments.force,
+        arguments.quiet,
+    )
+    status = 0
+    for outcome in predict_files(arguments.inputs, arguments.checkpoint, arguments.out, job, arguments.space):
+        if outcome.frames is None:
+            print(f"{outcome.folder}: finished before.")
+        else:
+            print(f"{outcome.folder}: {outcome.frames} frames, {outcome.fps:.1f} a second.")
+        if outcome.problem:
+            print(f"stcl: error: {outcome.problem} What came before it is kept: {outcome.folder}.", file=sys.stderr)
+            status = 2
+    return status
+
+
 def _report(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
@@ -181,14 +221,40 @@ def _render(arguments: argparse.Namespace) -> None:
         print(f"{result.frames} frames in {result.seconds:.1f} s ({result.frames / result.seconds:.1f} a second).")
 
 
+def _export(arguments: argparse.Namespace) -> None:
+    import stcl
+
+    options = (arguments.format, arguments.size, arguments.dynamic, arguments.license, arguments.force, arguments.quiet)
+    about = stcl.export(arguments.run, arguments.out, *options)
+    if about["parity"]:
+        print("Largest difference from the network: {difference:.1e} of the largest score.".format(**about["parity"]))
+    print(f"Model: {arguments.out}. Its card is {arguments.out / 'README.md'}.")
+
+
+def _push(arguments: argparse.Namespace) -> None:
+    import stcl
+
+    print(f"Model: {stcl.push(arguments.folder, arguments.repository, arguments.private, arguments.revision)}")
+
+
+def _pull(arguments: argparse.Namespace) -> None:
+    import stcl
+
+    print(f"Model: {stcl.pull(arguments.repository, arguments.out, arguments.revision, arguments.force)}")
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "demo": _demo,
     "train": _train,
     "evaluate": _evaluate,
     "inspect": _inspect,
+    "predict": _predict,
     "report": _report,
     "arena": _arena,
     "analyse": _analyse,
+    "export": _export,
+    "push": _push,
+    "pull": _pull,
     "data render": _render,
 }
 """Every sub-command by its words."""

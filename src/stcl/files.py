@@ -4,14 +4,18 @@
 """
 
 import os
+import re
+import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stcl.errors import DataError
+from stcl.errors import DataError, SettingError
 
 EXACT_FLOW_FOLDER = "exact_flow"
 """Folder at the root of an exported tree that mirrors the folders of its frames."""
@@ -46,6 +50,56 @@ def write_atomic(path: Path, content: bytes | memoryview, durable: bool = False,
         _sync_folder(path.parent)
 
 
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Make a folder so that other processes see all of it or none: yields one to fill, which gets its name at the end.
+
+    What lies at ``path`` is replaced then, and not touched if the block fails. Folders above it are made at the end.
+    """
+    path = path.absolute()
+    above = next(folder for folder in path.parents if folder.exists())  # on the same disk, and not to be cleared away
+    stamp = f"{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
+    temporary, before = above / f".{stamp}.tmp", above / f".{stamp}.old"
+    temporary.mkdir()
+    try:
+        yield temporary
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            path.rename(before)
+        try:
+            temporary.rename(path)
+        except OSError:
+            if before.exists():
+                before.rename(path)
+            raise
+        if before.exists():
+            shutil.rmtree(before)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def hold_lock(path: Path, busy: str) -> Iterator[None]:
+    """Held while a process writes into a folder; ends with the process, however that ends.
+
+    Args:
+        path: the lock's file; its folder exists.
+        busy: message of the error that another process gets meanwhile.
+    """
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this system
+        yield
+        return
+    with path.open("w") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: loader processes would inherit that
+        except OSError:
+            raise SettingError(busy) from None
+        yield
+    path.unlink(missing_ok=True)
+
+
 def _sync_folder(folder: Path) -> None:
     """Wait until the disk has a folder's renames; systems that cannot open a folder keep them by themselves."""
     if os.name == "posix":
@@ -67,6 +121,11 @@ def encode_image(image: NDArray[np.uint8] | NDArray[np.uint16], suffix: str = ".
     pixels = image[..., ::-1] if image.ndim == 3 else image  # OpenCV stores BGR
     setting = [cv2.IMWRITE_PNG_COMPRESSION, 1] if suffix == ".png" else [cv2.IMWRITE_JPEG_QUALITY, quality]
     return cv2.imencode(suffix, np.ascontiguousarray(pixels), setting)[1].tobytes()
+
+
+def counting_order(name: str) -> list[tuple[int, str]]:
+    """Key for sorting file names that puts frame_2 before frame_10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def exact_flow_path(root: Path, image_a: Path, image_b: Path) -> Path:

@@ -131,12 +131,17 @@ class LabelSpace:
 
 _SYNTHIA_SEQ = "road sidewalk building fence pole light sign vegetation sky person rider car"
 _VIPER = "road sidewalk building fence light sign vegetation terrain sky person car truck bus motorcycle bicycle"
+_CITYSCAPES = (
+    "road sidewalk building wall fence pole light sign vegetation terrain sky person rider car truck bus train "
+    "motorcycle bicycle"
+)
 
 SPACES: dict[str, LabelSpace] = {
     space.name: space
     for space in (
         LabelSpace("synthia_seq-cityscapes_seq", tuple(_SYNTHIA_SEQ.split()), unreported=("fence",)),
         LabelSpace("viper-cityscapes_seq", tuple(_VIPER.split()), merges={"rider": "person"}),
+        LabelSpace("cityscapes", tuple(_CITYSCAPES.split())),
         # CamVid has no class for traffic lights apart from signs, so both are one class here.
         LabelSpace(
             "twinstreets-camvid",

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import stcl
+from stcl.arguments import count, shard, size
 from stcl.resources import list_arenas, list_configs, list_presets
 
 if TYPE_CHECKING:
@@ -61,10 +62,14 @@ def build_parser() -> argparse.ArgumentParser:
     _add_demo(verbs)
     _add_train(verbs)
     _add_evaluate(verbs)
+    _add_predict(verbs)
     _add_inspect(verbs)
     _add_report(verbs)
     _add_arena(verbs)
     _add_analyse(verbs)
+    _add_export(verbs)
+    _add_push(verbs)
+    _add_pull(verbs)
     _add_data(verbs)
     return parser
 
@@ -88,7 +93,7 @@ def _add_demo(verbs: "Verbs") -> None:
     )
     parser = _add(verbs, "demo", "the whole job on the built-in benchmark, in minutes", text)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for everything the demo makes")
-    parser.add_argument("--seed", type=_count, default=0, help="determines the random draws of training (default 0)")
+    parser.add_argument("--seed", type=count, default=0, help="determines the random draws of training (default 0)")
 
 
 def _add_train(verbs: "Verbs") -> None:
@@ -114,8 +119,39 @@ def _add_evaluate(verbs: "Verbs") -> None:
     parser.add_argument("--split", help="split of the target data set (default: the configuration's)")
     parser.add_argument("--root", type=Path, help="folder of the target data set (default: the configuration's)")
     parser.add_argument("--out", type=Path, help="where the result goes, for a single RUN (default: RUN)")
-    parser.add_argument("--samples", type=_count, help="how many frames to keep as pictures")
-    parser.add_argument("--devices", type=_count, default=1, help="devices that share the frames (default 1)")
+    parser.add_argument("--samples", type=count, help="how many frames to keep as pictures")
+    parser.add_argument("--devices", type=count, default=1, help="devices that share the frames (default 1)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _add_predict(verbs: "Verbs") -> None:
+    text = (
+        "Segment videos without labels: OUT/<name>/overlay.mp4, shares.csv and, if wanted, labels/ and confidence/.\n\n"
+        "INPUT is a video file, a folder of frames, a camera (camera:0) or a URL (rtsp://..., http://...). Call it\n"
+        "again after an interruption: what is done is never done again (docs/predict.md)."
+    )
+    parser = _add(verbs, "predict", "segment video files, folders of frames, a camera", text)
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="video file, folder of frames, camera or URL")
+    parser.add_argument("--checkpoint", required=True, metavar="CKPT", help="run folder, or weights (stcl.load_model)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="each input gets a folder in there")
+    kinds = ("overlay", "labels", "confidence", "shares")
+    parser.add_argument("--save", nargs="+", choices=kinds, default=["overlay", "shares"], help="what to keep")
+    parser.add_argument("--ids", choices=("train", "cityscapes"), default="train", help="ids of label maps")
+    parser.add_argument("--shares", choices=("csv", "parquet"), default="csv", help="format of the class shares")
+    parser.add_argument("--space", metavar="NAME", help="label space, for a checkpoint that does not say")
+    parser.add_argument("--size", type=size, metavar="WxH", help="network's input (default: as trained, or the frame)")
+    parser.add_argument("--flow", choices=("dis", "none"), default="dis", help="none: each frame by itself")
+    parser.add_argument("--cut", type=float, default=0.35, help="contrast left unexplained at a cut (default 0.35)")
+    parser.add_argument("--flip", action="store_true", help="average with the mirrored frame; twice the time")
+    parser.add_argument("--scales", type=float, nargs="+", default=[1.0], metavar="S", help="average over these sizes")
+    parser.add_argument("--tile", type=size, metavar="WxH", help="overlapping tiles, for frames larger than memory")
+    parser.add_argument("--device", help="e.g. cpu, cuda:1 (default: a GPU where there is one)")
+    parser.add_argument("--shard", type=shard, metavar="I/N", help="part I of N of the inputs (torchrun: by rank)")
+    parser.add_argument("--fps", type=float, default=10.0, help="frames a second of folders (default 10)")
+    parser.add_argument("--frames", type=count, metavar="N", help="at most so many frames of each input")
+    parser.add_argument("--part-frames", type=count, default=250, metavar="N", help="what a kill costs (default 250)")
+    parser.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="wait for a URL (default 10)")
+    parser.add_argument("--force", action="store_true", help="replace earlier results")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -128,7 +164,7 @@ def _add_inspect(verbs: "Verbs") -> None:
     parser.usage = "stcl inspect CONFIG|RUN --out DIR [--steps N] [--preset NAME] [--group.key VALUE ...]"
     parser.add_argument("subject", metavar="CONFIG|RUN", help="as for 'stcl train', or a run folder")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder, or an earlier inspection's")
-    parser.add_argument("--steps", type=_count, default=8, metavar="N", help="steps to take (default 8)")
+    parser.add_argument("--steps", type=count, default=8, metavar="N", help="steps to take (default 8)")
     parser.add_argument("--preset", metavar="NAME", help=f"fit a device's memory: {', '.join(list_presets())}")
     parser.set_defaults(takes_overrides=True)
 
@@ -150,7 +186,7 @@ def _add_analyse(verbs: "Verbs") -> None:
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders on one target data set")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the analysis")
     parser.add_argument("--split", help="split of the target data set (default: the one that is adapted to)")
-    parser.add_argument("--frames", type=_count, default=100, help="labelled frames at most (default 100)")
+    parser.add_argument("--frames", type=count, default=100, help="labelled frames at most (default 100)")
     parser.add_argument("--against", type=Path, metavar="RUN", help="evaluated run to compare the mistakes with")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -166,10 +202,48 @@ def _add_arena(verbs: "Verbs") -> None:
     )
     parser.add_argument("plan", metavar="CONFIG", help="YAML file, or the name of a shipped one")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of data, runs and table")
-    parser.add_argument("--jobs", type=_count, default=1, metavar="N", help="runs at a time (default 1)")
+    parser.add_argument("--jobs", type=count, default=1, metavar="N", help="runs at a time (default 1)")
     parser.add_argument("--only", nargs="+", default=[], metavar="PAIR", help="these pairs only")
     parser.add_argument("--table", action="store_true", help="only write the table of what is there")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _add_export(verbs: "Verbs") -> None:
+    text = (
+        "Write a finished run as a model folder to hand on: the network, model.json and a model card, README.md.\n\n"
+        "formats:\n"
+        "  safetensors   the network itself, for stcl.load_model\n"
+        "  onnx          two graphs, frame and fusion, for onnxruntime and others (pip install 'stcl[export]')\n"
+        "  torch-export  the same graphs as .pt2 files, for torch.export.load\n\n"
+        "Graphs are opened again and compared with the network; if they differ, nothing is written."
+    )
+    parser = _add(verbs, "export", "write a trained network as a folder to hand on", text)
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished training")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder")
+    parser.add_argument("--format", required=True, metavar="FORMAT", help="safetensors, onnx or torch-export")
+    parser.add_argument("--size", type=size, metavar="WxH", help="frames of the graphs (default: the target's size)")
+    parser.add_argument("--dynamic", action="store_true", help="graphs for any batch, width and height")
+    parser.add_argument("--license", default="unspecified", metavar="ID", help="of the weights, e.g. cc-by-4.0")
+    parser.add_argument("--force", action="store_true", help="replace a model that lies there")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _add_push(verbs: "Verbs") -> None:
+    text = "Upload a model folder to the Hugging Face hub (pip install 'stcl[hub]'), or copy it to a local folder."
+    parser = _add(verbs, "push", "upload a model folder to the Hugging Face hub", text)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder that 'stcl export --license ID' wrote")
+    parser.add_argument("repository", metavar="REPO_ID", help="owner/name, or ./folder, or a file: URL")
+    parser.add_argument("--private", action="store_true", help="make a new repository a private one")
+    parser.add_argument("--revision", metavar="BRANCH", help="branch to upload to (default: main)")
+
+
+def _add_pull(verbs: "Verbs") -> None:
+    text = "Fetch a model folder from the Hugging Face hub or a local folder. Files it cannot vouch for are refused."
+    parser = _add(verbs, "pull", "fetch a model folder from the Hugging Face hub", text)
+    parser.add_argument("repository", metavar="REPO_ID", help="owner/name, or ./folder, or a file: URL")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder")
+    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit (default: main)")
+    parser.add_argument("--force", action="store_true", help="replace a model that lies there")
 
 
 def _add_data(verbs: "Verbs") -> None:
@@ -184,34 +258,27 @@ def _add_data(verbs: "Verbs") -> None:
     render.add_argument("--out", type=Path, required=True, metavar="DIR", help="root folder of the data set")
     render.add_argument("--layout", required=True, choices=("synthia-seq", "viper", "cityscapes-seq"))
     render.add_argument("--style", required=True, choices=("clean", "camera"), help="simulator look or dash-cam look")
-    render.add_argument("--style-seed", type=_count, default=0, help="which look of that family (default 0)")
-    render.add_argument("--seed", type=_count, default=0, help="which streets (default 0)")
+    render.add_argument("--style-seed", type=count, default=0, help="which look of that family (default 0)")
+    render.add_argument("--seed", type=count, default=0, help="which streets (default 0)")
     render.add_argument(
         "--split",
         choices=("train", "val", "test", "pretrain"),
         default="train",
         help="streets of different splits differ (default train)",
     )
-    render.add_argument("--clips", type=_count, default=40, help="number of streets (default 40)")
-    render.add_argument("--frames", type=_count, default=30, help="frames of each clip (default 30)")
+    render.add_argument("--clips", type=count, default=40, help="number of streets (default 40)")
+    render.add_argument("--frames", type=count, default=30, help="frames of each clip (default 30)")
     render.add_argument(
-        "--size", type=_count, nargs=2, default=(256, 128), metavar=("WIDTH", "HEIGHT"), help="pixels (default 256 128)"
+        "--size", type=count, nargs=2, default=(256, 128), metavar=("WIDTH", "HEIGHT"), help="pixels (default 256 128)"
     )
     render.add_argument("--label-all", action="store_true", help="cityscapes-seq: label every frame, not one a clip")
     render.add_argument(
         "--exact-flow",
-        type=_count,
+        type=count,
         nargs="*",
         default=[],
         metavar="STEP",
         help="write flow to the STEP-th frame before",
     )
-    render.add_argument("--workers", type=_count, default=0, help="processes (default: one a core)")
+    render.add_argument("--workers", type=count, default=0, help="processes (default: one a core)")
     render.add_argument("--quiet", action="store_true", help="no progress bar")
-
-
-def _count(text: str) -> int:
-    """A whole number from 0 up."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0 up, found '{text}'")
-    return int(text)

@@ -10,8 +10,13 @@ from pathlib import Path
 
 import pytest
 
+import stcl
+from stcl.engine.networks import build_network
+from stcl.models import save_weights
+
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks"
+NARROW = ["--network.weights=null", "--network.backbone_settings.width=4", "--network.head_settings={width: 4}"]
 
 
 @pytest.fixture
@@ -176,3 +181,20 @@ def test_only_some(load, capsys):
 def test_every_script_of_the_table_exists(load):
     for benchmark in load("bench").BENCHMARKS.values():
         assert (ROOT / benchmark.arguments[0]).is_file()
+
+
+def test_exported_graphs_are_measured_beside_the_network(result, tmp_path):
+    settings = stcl.load_settings("twinstreets/source_only", NARROW)
+    save_weights(build_network(settings), tmp_path / "tiny.safetensors", {"config": settings.dump()})
+    found = result("exported", "--weights", str(tmp_path / "tiny.safetensors"), "--sizes", "64x32", "--rounds", "1")
+    for name in ("onnx", "torch-export"):
+        entry = found["sizes"]["64x32"][name]
+        assert min(entry["frame"], entry["ratio"], entry["export"], *entry["bytes"].values()) > 0
+        assert entry["difference"] < 1e-4 and entry["agreement"] > 0.99
+
+
+@pytest.mark.parametrize("batch", ["1", "2"])
+def test_streaming(result, batch):
+    found = result("streaming", "--size", "64", "32", "--frames", "6", "--rounds", "1", "--batch", batch)
+    assert set(found) == {"ratio", "max_difference"}
+    assert is_positive(found["ratio"]) and 0 <= found["max_difference"] <= 1e-5

@@ -32,7 +32,7 @@ def refused(plain):
         ("trainig.steps", "3", "own.yaml: Unknown key 'trainig'. Did you mean 'training'? Known: evaluation, flow,"),
         ("training.step", "3", "own.yaml, group training: Unknown key 'step'. Did you mean 'steps'?"),
         ("method.teacher.intervall", "3", "group method.teacher: Unknown key 'intervall'. Did you mean 'interval'?"),
-        ("method.optimization.lr", "1", "Unknown key 'lr'. Known: head_factor, learning_rate,"),
+        ("method.optimization.lr", "1", "Unknown key 'lr'. Known: decayed, head_factor, learning_rate,"),
         ("1", "3", "own.yaml: Unknown key '1'."),
         # unknown names
         ("method.name", "slct", "Unknown method.name 'slct'. Known: source_only, tps, dacs, stcl."),

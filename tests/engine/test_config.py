@@ -7,6 +7,7 @@ from stcl.engine.config import load_settings, merge, parse_overrides, read_yaml,
 from stcl.engine.networks import resolve_weights
 from stcl.engine.settings import Settings
 from stcl.errors import SettingError
+from stcl.models.pretrained import list_pretrained
 
 SHIPPED = [name for name in resources.list_configs() if "name" in read_yaml(resources.config_path(name))["method"]]
 BASES = sorted(set(resources.list_configs()) - set(SHIPPED))
@@ -54,8 +55,12 @@ def test_every_shipped_base_states_known_keys(name):
 def test_shipped_weights_exist(name):
     if not resources.list_weights():
         pytest.skip("no weights come with this install yet")
-    weights = load_settings(resources.config_path(name)).network.weights
-    assert weights is None or resolve_weights(weights).is_file()
+    settings = load_settings(resources.config_path(name))
+    weights = settings.network.weights
+    if weights is not None and weights.startswith("pretrained:"):  # not in the package
+        assert weights.removeprefix("pretrained:") in list_pretrained(settings.network.backbone)
+    else:
+        assert weights is None or resolve_weights(weights).is_file()
 
 
 def test_the_compared_runs_have_one_network_start_and_schedule():

@@ -65,6 +65,17 @@ def test_the_optimiser_is_the_one_asked_for(make_method, make_run, name, kind):
         assert {group["momentum"] for group in optimizer.param_groups} == {0.7}
 
 
+def test_norms_can_be_left_out_of_weight_decay(make_method, make_run):
+    optimization = Optimization("adamw", weight_decay=0.03, decayed="all_but_norms")
+    groups = make_run(make_method("source_only", optimization=optimization)).optimizer.param_groups
+    assert [(group["role"], group["weight_decay"]) for group in groups] == [
+        ("backbone", 0.03),
+        ("backbone", 0.0),
+        ("heads", 0.03),
+        ("fusion", 0.03),
+    ]
+
+
 # ---- preparation ----
 
 

@@ -31,6 +31,7 @@ def outcome(backbone: Backbone, image: Tensor, tap: Tap | None = None, precision
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
+    torch.manual_seed(0)  # some backbones leave out residual branches at random
     autocast = torch.autocast("cpu", precision or torch.bfloat16, enabled=precision is not None)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), autocast:
         features = backbone(image, tap)
@@ -45,11 +46,11 @@ def same(one: Outcome, other: Outcome) -> None:
     torch.testing.assert_close(other.buffers, one.buffers)
 
 
-@pytest.fixture(scope="module", params=BACKBONES)
-def fresh(request: pytest.FixtureRequest) -> Callable[[], tuple[Backbone, Backbone]]:
+@pytest.fixture(scope="module")
+def fresh(kind: str) -> Callable[[], tuple[Backbone, Backbone]]:
     """Two equal backbones in training mode, the second one with gradient checkpointing."""
     torch.manual_seed(0)
-    backbone = BACKBONES[request.param]().train()
+    backbone = BACKBONES[kind]().train()
 
     def make() -> tuple[Backbone, Backbone]:
         plain, saving = deepcopy(backbone), deepcopy(backbone)
@@ -96,6 +97,7 @@ def test_several_passes_before_one_backward_pass(fresh):
     results = []
     images = torch.rand(2, 2, 3, 32, 32)
     for backbone in fresh():
+        torch.manual_seed(0)
         first = backbone(images[0])[backbone.stages[-1]]
         with torch.no_grad(), hold_statistics(backbone):
             backbone(images[1])
@@ -109,7 +111,7 @@ def test_without_gradients_nothing_is_computed_twice(fresh):
     _, saving = fresh()
     calls = []
     part = next(module for module in saving.modules() if isinstance(module, torch.nn.Conv2d))
-    part.register_forward_hook(lambda *_: calls.append(1))
+    part.register_forward_pre_hook(lambda *_: calls.append(1))
     with torch.no_grad():
         saving(torch.rand(1, 3, 32, 32))
     assert len(calls) == 1

@@ -1,5 +1,8 @@
 """Fusion, gradients, streaming and parameter roles of the segmenter."""
 
+import gc
+import resource
+
 import pytest
 import torch
 from torch import Tensor
@@ -138,18 +141,63 @@ def test_pair_without_flow_is_refused(network: VideoSegmenter) -> None:
         network(make_pair()._replace(flow=None))
 
 
-def test_stream_equals_pairs(network: VideoSegmenter) -> None:
+@pytest.mark.parametrize("batch", [1, 2, 3, 8])
+def test_stream_equals_pairs(network: VideoSegmenter, batch: int) -> None:
     network.eval()
     mix_strongly(network)
     frames = torch.rand(4, 1, 3, 48, 64)
     flows = [None, *torch.randn(3, 1, 2, 48, 64).mul(4)]
-    outputs = list(network.stream(zip(frames, flows, strict=True)))
+    outputs = list(network.stream(zip(frames, flows, strict=True), batch=batch))
     assert len(outputs) == 4 and not outputs[1].logits.requires_grad
     assert outputs[0].previous_logits is None
     for t in range(1, 4):
         expected = network(FramePair(frames[t], frames[t - 1], flows[t]))
         torch.testing.assert_close(outputs[t].logits, expected.logits, atol=1e-5, rtol=0)
-        torch.testing.assert_close(outputs[t].aux, expected.aux, atol=1e-5, rtol=0)
+        torch.testing.assert_close(outputs[t].previous_logits, expected.previous_logits, atol=1e-5, rtol=0)
+
+
+def test_stream_leaves_out_what_serves_training_alone(network: VideoSegmenter) -> None:
+    network.eval()
+    seen: list[int] = []
+    network.aux_head.register_forward_hook(lambda *_: seen.append(1))
+    network.backbone.register_forward_hook(lambda *_: seen.append(2))
+    frames = [(torch.rand(1, 3, 48, 64), None if t == 0 else torch.zeros(1, 2, 48, 64)) for t in range(3)]
+    for output in network.stream(frames):
+        assert output.aux is None and output.features == {}
+    assert seen == [2, 2, 2]  # each frame once, the auxiliary head never
+
+
+def test_stream_restarts_where_the_flow_is_missing(network: VideoSegmenter) -> None:
+    network.eval()
+    mix_strongly(network)
+    frames, flow = torch.rand(3, 1, 3, 48, 64), torch.ones(1, 2, 48, 64)
+    cut = [output.logits for output in network.stream(zip(frames, (None, flow, None), strict=True))]
+    torch.testing.assert_close(cut[2], network(FramePair(frames[2])).logits, atol=1e-5, rtol=0)
+
+
+def stream_and_count(network: VideoSegmenter, count: int, every: int) -> list[int]:
+    """Tensors alive while a video of ``count`` frames passes, counted at every ``every``-th of them."""
+    network.eval()
+    flow = torch.zeros(1, 2, 32, 32)
+    frames = ((torch.rand(1, 3, 32, 32), None if t == 0 else flow) for t in range(count))
+    alive = []
+    for t, _ in enumerate(network.stream(frames)):
+        if t % every == every - 1:
+            gc.collect()
+            alive.append(sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects()))
+    return alive
+
+
+def test_stream_keeps_no_more_than_one_frame(network: VideoSegmenter) -> None:
+    assert len(set(stream_and_count(network, 40, 10))) == 1
+
+
+@pytest.mark.slow
+def test_memory_is_flat_over_a_long_stream(network: VideoSegmenter) -> None:
+    stream_and_count(network, 1000, 1000)  # allocators fill their pools
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert len(set(stream_and_count(network, 20_000, 5000))) == 1
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # KiB
 
 
 def test_stream_that_starts_with_flow_is_refused(network: VideoSegmenter) -> None:
@@ -167,6 +215,30 @@ def test_groups_hold_every_trainable_parameter_once(auxiliary: bool) -> None:
     assert {group["weight_decay"] for group in torch.optim.SGD(groups).param_groups} == {1e-4}
     optimizer = torch.optim.SGD(network.parameter_groups(rate=0.1), weight_decay=0.3)
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.3}  # the optimiser's own is not hidden
+
+
+@pytest.mark.parametrize("backbone", ["small", "mit_b0"])
+@pytest.mark.parametrize("decayed", ["all", "all_but_norms", "weights"])
+def test_what_does_not_decay_is_a_group_of_its_own(backbone: str, decayed: str) -> None:
+    network = build_segmenter(5, backbone, "mlp", head_settings={"width": 8})
+    groups = network.parameter_groups(0.1, 10, 1e-2, decayed)
+    found = {id(parameter): group for group in groups for parameter in group["params"]}
+    assert len(found) == sum(len(group["params"]) for group in groups) == len(list(network.parameters()))
+    roles = {id(p): role for role, parameters in network.parameter_roles().items() for p in parameters}
+    norms = (torch.nn.BatchNorm2d, torch.nn.LayerNorm)
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            vector = isinstance(module, norms) if decayed == "all_but_norms" else name == "bias" or parameter.ndim == 1
+            free = vector and decayed != "all"
+            group = found[id(parameter)]
+            assert group["weight_decay"] == (0.0 if free else 1e-2)
+            assert group["role"] == roles[id(parameter)]
+            assert group["lr"] == pytest.approx(1.0 if group["role"] == "heads" else 0.1)
+
+
+def test_an_unknown_choice_of_what_decays_is_refused(network: VideoSegmenter) -> None:
+    with pytest.raises(SettingError, match="Did you mean 'weights'"):
+        network.parameter_groups(0.1, decayed="weight")  # type: ignore[arg-type]
 
 
 def test_without_auxiliary_head() -> None:

@@ -139,11 +139,13 @@ def test_another_network(tmp_path, classes):
     refused(build(len(classes), 1, width=16), path, classes, message)
 
 
-@pytest.mark.parametrize("metadata", [{}, {"classes": "road"}, {"classes": "3"}, {"classes": "[1, 2]"}])
+@pytest.mark.parametrize("metadata", [{"classes": "road"}, {"classes": "3"}, {"classes": "[1, 2]"}])
 def test_not_a_file_of_stcl(tmp_path, metadata):
     path = tmp_path / "a.safetensors"
     save_file({"weight": torch.zeros(2)}, path, metadata=metadata)
     refused(build(5, 1), path, STORED, "does not say which classes it was trained on .* not written by stcl")
+    save_file({"weight": torch.zeros(2)}, path)
+    refused(build(5, 1), path, STORED, r"holds 1 tensors \(weight\) of no network that is known here")
 
 
 def test_damaged_and_missing(tmp_path):

@@ -62,6 +62,14 @@ def write_label(path: Path, label: Label) -> None:
     write_atomic(path, encode_image(label, ".png"))
 
 
+def write_palette(path: Path, label: NDArray[np.uint8], palette: NDArray[np.uint8]) -> None:
+    """Write ids ``(H, W)`` as a PNG that viewers show in the colours of ``palette (256, 3)``; the index is the id."""
+    image, content = Image.fromarray(label), BytesIO()
+    image.putpalette(palette.tobytes())
+    image.save(content, "PNG", compress_level=1)
+    write_atomic(path, content.getvalue())
+
+
 def resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Resize ``(H, W, 3)`` to ``size = (width, height)``: area average when shrinking, else bilinear."""
     height, width = image.shape[:2]

@@ -26,12 +26,12 @@ from stcl.flow import FLOWS
 from stcl.labels import SPACES
 from stcl.methods import METHODS, AdaptationMethod
 from stcl.models import BACKBONES, HEADS
+from stcl.models.views import GRID_PX
 
 Where = Callable[[str], str]
 """Says where a key was written, e.g. in which file."""
 
 SMALLEST_PX = 32
-GRID_PX = 8
 
 LEAST = {
     "seed": 0,
@@ -240,13 +240,22 @@ def _check_numbers(settings: Settings, say: Where) -> None:
         if number is not None and number <= 0:
             raise SettingError(f"{say(key)}: {key} must be above 0, or null for none, found {number}.")
     for group, domain in (("source", settings.source), ("target", settings.target)):
-        size = domain.size
-        if size is not None and (min(size) < SMALLEST_PX or any(side % GRID_PX for side in size)):
-            near = [max(SMALLEST_PX, round(side / GRID_PX) * GRID_PX) for side in size]
-            raise SettingError(
-                f"{say(f'{group}.size')}: {group}.size is {list(size)}, but width and height must be at least "
-                f"{SMALLEST_PX} and divisible by {GRID_PX}. The nearest such size is {near}."
-            )
+        check_frame_size(domain.size, f"{say(f'{group}.size')}: {group}.size")
+
+
+def check_frame_size(size: tuple[int, int] | None, name: str) -> None:
+    """Refuse a ``(width, height)`` in pixels that the networks cannot take; ``name`` says where it was given."""
+    if size is not None and (min(size) < SMALLEST_PX or any(side % GRID_PX for side in size)):
+        raise SettingError(
+            f"{name} is {list(size)}, but width and height must be at least {SMALLEST_PX} and divisible by {GRID_PX}. "
+            f"The nearest such size is {list(nearest_frame_size(size))}."
+        )
+
+
+def nearest_frame_size(size: tuple[int, int]) -> tuple[int, int]:
+    """The nearest width and height in pixels that the networks can take."""
+    width, height = (max(SMALLEST_PX, round(side / GRID_PX) * GRID_PX) for side in size)
+    return width, height
 
 
 def _check_domains(settings: Settings, say: Where) -> None:

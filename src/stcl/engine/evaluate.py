@@ -18,7 +18,7 @@ from stcl.data import ClipDataset, make_eval_loader
 from stcl.data.io import write_image, write_label
 from stcl.engine.datamodule import evaluation_clips
 from stcl.engine.folder import RunFolder
-from stcl.engine.networks import load_trained
+from stcl.engine.networks import SELECTION, load_trained
 from stcl.engine.provenance import describe_code, describe_environment
 from stcl.engine.settings import Settings
 from stcl.engine.trainer import launched_devices, quiet_lightning
@@ -26,6 +26,7 @@ from stcl.errors import DataError, SettingError
 from stcl.files import write_atomic
 from stcl.labels import LabelSpace
 from stcl.models import VideoSegmenter
+from stcl.models.statistics import FixedBatchNorm, norm_layers
 from stcl.ops.losses import upsample
 from stcl.ops.metrics import ConfusionMatrix, iou_from_confusion, mean_iou
 from stcl.ops.processes import gather, rank, sum_over_processes, world_size
@@ -78,7 +79,7 @@ def evaluate(
         raise DataError(
             f"{clips.dataset}: no labelled pixel in {len(clips)} frames has a class of '{settings.space.name}'."
         )
-    results = describe(settings, run, clips, matrix.counts.cpu().numpy(), split, time.monotonic() - started)
+    results = describe(settings, run, network, clips, matrix.counts.cpu().numpy(), split, time.monotonic() - started)
     if rank() == 0:
         write_atomic(out / RESULTS, json.dumps(results, indent=1).encode())
     gather(None)  # whoever returns may read the file
@@ -167,16 +168,28 @@ def protocol(space: LabelSpace) -> dict[str, Any]:
     }
 
 
+def statistics_of(network: VideoSegmenter, settings: Settings) -> str:
+    """What the network's norms normalise with, in words."""
+    if norm_layers(network):
+        return f"{settings.method['evaluation_statistics']} batch-norm statistics"
+    fixed = any(isinstance(layer, FixedBatchNorm) for layer in network.modules())
+    return "those of the starting weights" if fixed else "each frame's own"
+
+
 def describe(
-    settings: Settings, run: Path, clips: ClipDataset, counts: np.ndarray, split: str | None, seconds: float
+    settings: Settings,
+    run: Path,
+    network: VideoSegmenter,
+    clips: ClipDataset,
+    counts: np.ndarray,
+    split: str | None,
+    seconds: float,
 ) -> dict[str, Any]:
     """Everything ``results.json`` holds."""
     table = torch.from_numpy(counts)
     iou, miou = iou_from_confusion(table), mean_iou(table, settings.space.reported)
     scores = [None if torch.isnan(score) else round(100 * float(score), 3) for score in iou]
     source, target = settings.source, settings.target
-    by_frame = (settings.network.backbone_settings or {}).get("norm") == "group"
-    statistics = "each frame's own" if by_frame else f"{settings.method['evaluation_statistics']} batch-norm statistics"
     return {
         "schema": SCHEMA,
         "name": settings.name,
@@ -193,8 +206,8 @@ def describe(
         "miou": None if math.isnan(miou) else round(100 * miou, 3),
         "iou": dict(zip(settings.space.names, scores, strict=True)),
         "confusion": counts.tolist(),
-        "selection": "last EMA weights",
-        "statistics": statistics,
+        "selection": SELECTION,
+        "statistics": statistics_of(network, settings),
         "seed": settings.seed,
         "steps": settings.training.steps,
         "config": settings.as_dict(),

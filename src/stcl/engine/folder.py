@@ -11,7 +11,7 @@ from typing import Any, Literal
 from stcl.engine.config import load_settings
 from stcl.engine.settings import Settings
 from stcl.errors import CheckpointError, DataError, SettingError
-from stcl.files import write_atomic
+from stcl.files import hold_lock, write_atomic
 
 State = Literal["running", "stopped", "failed", "finished"]
 
@@ -84,20 +84,9 @@ class RunFolder:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Held while a process trains into the folder; ends with the process, however that ends."""
-        try:
-            import fcntl
-        except ImportError:  # no such locks on this system
+        busy = f"Another process is training into {self.path} right now. Wait for it, or stop it first."
+        with hold_lock(self.path / ".lock", busy):
             yield
-            return
-        with (self.path / ".lock").open("w") as file:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: loader processes would inherit that
-            except OSError:
-                raise SettingError(
-                    f"Another process is training into {self.path} right now. Wait for it, or stop it first."
-                ) from None
-            yield
-        (self.path / ".lock").unlink(missing_ok=True)
 
     def write_status(self, state: State, step: int, steps: int, seconds: float, **more: Any) -> None:
         """Say how far the run is; ``seconds`` counts all of its parts."""

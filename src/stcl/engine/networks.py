@@ -1,15 +1,48 @@
 """From settings to networks: untrained, with starting weights, or as a run has left them."""
 
+import inspect
+import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import yaml
 
+from stcl.engine.check import check_settings
+from stcl.engine.folder import RunFolder
+from stcl.engine.model_folder import is_model_folder, open_model_folder
 from stcl.engine.settings import Settings, TrainingSettings
 from stcl.errors import CheckpointError, SettingError, StclError
+from stcl.labels import LabelSpace, get_space
 from stcl.methods import AdaptationMethod
-from stcl.models import VideoSegmenter, build_segmenter, load_weights
+from stcl.models import BACKBONES, VideoSegmenter, build_segmenter, load_weights, save_weights
+from stcl.models.pretrained import load_pretrained
+from stcl.models.published_network import PublishedNetwork
+from stcl.models.recognition import label_space, recognise
+from stcl.models.tensor_files import OURS, read_tensor_file
 from stcl.models.transfer import transfer_weights
+from stcl.models.weights import compare_states, shown_names
 from stcl.resources import list_weights, weights_path
+
+SELECTION = "last EMA weights"
+"""Which weights a run leaves and every number is about: no checkpoint is chosen by a score."""
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A checkpoint of any origin, ready to segment.
+
+    Args:
+        network: in evaluation mode, on the CPU; ``network.space`` is ``space``, too.
+        space: its classes.
+        description: what the file was recognised as, one line for people.
+        size: ``(width, height)`` px of the target frames that it was trained on, where that is known.
+    """
+
+    network: VideoSegmenter
+    space: LabelSpace
+    description: str
+    size: tuple[int, int] | None = None
 
 
 def build_method(settings: Settings) -> AdaptationMethod:
@@ -36,8 +69,13 @@ def build_network(settings: Settings) -> VideoSegmenter:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         network = untrained(settings)
-    if setting.weights is not None:
-        transfer_weights(network, resolve_weights(setting.weights), settings.space.names)
+    kind, _, name = (setting.weights or "").partition(":")
+    if kind == "pretrained":
+        load_pretrained(network.backbone, setting.backbone, name)
+    elif setting.weights is not None:
+        known = inspect.signature(BACKBONES[setting.backbone]).parameters
+        built = {key: known[key].default for key in known} | (setting.backbone_settings or {})
+        transfer_weights(network, resolve_weights(setting.weights), settings.space.names, built)
     return network
 
 
@@ -47,11 +85,11 @@ def resolve_weights(name: str) -> Path:
     if kind == "builtin":
         return weights_path(rest)
     path = Path(name).expanduser()
-    if not path.is_file():
+    if not path.exists():
         builtin = ", ".join(f"builtin:{known}" for known in list_weights()) or "none in this install"
         raise CheckpointError(
-            f"There is no weights file '{path}' (network.weights). Give the path of a .safetensors file, or one that "
-            f"comes with the package ({builtin})."
+            f"There is no weights file '{path}' (network.weights). Give the path of a file, one that comes with the "
+            f"package ({builtin}), or pretrained:NAME."
         )
     return path
 
@@ -66,6 +104,12 @@ def load_trained(settings: Settings, weights: Path) -> VideoSegmenter:
     network = untrained(settings)
     load_weights(network, weights)
     return network.eval()
+
+
+def save_trained(network: VideoSegmenter, config: str, space: LabelSpace, path: Path) -> None:
+    """Write a trained network with what :func:`open_checkpoint` has to know beside it: its run's settings as YAML."""
+    metadata = {"config": config, "classes": json.dumps(space.names), "selection": SELECTION}
+    save_weights(network, path, metadata)
 
 
 def untrained(settings: Settings) -> VideoSegmenter:
@@ -88,3 +132,80 @@ def untrained(settings: Settings) -> VideoSegmenter:
             f"network.backbone_settings {setting.backbone_settings} and network.head_settings {setting.head_settings} "
             f"do not fit backbone '{setting.backbone}' and head '{setting.head}': {error}."
         ) from error
+
+
+def open_checkpoint(path: str | Path, space: str | LabelSpace | None = None) -> OpenedModel:
+    """Open a trained network, whoever trained it; docs/checkpoints.md lists what is recognised.
+
+    Args:
+        path: folder of a run, weights or checkpoint of one, a model folder, ``builtin:NAME``, or a published
+            checkpoint.
+        space: the classes of a published network, where their number does not say which they are; otherwise only
+            compared with what the file says.
+
+    Raises:
+        CheckpointError: the file is damaged, unknown, or has no heads.
+        SettingError: ``space`` is missing, unknown or has another number of classes.
+    """
+    if Path(path).is_dir() and (Path(path) / "config.yaml").is_file():
+        folder = RunFolder(Path(path))
+        settings = folder.settings()
+        return _opened(_of_run(load_trained(settings, folder.weights), settings, "run"), path, space)
+    if is_model_folder(Path(path)):
+        network, classes, size = open_model_folder(Path(path))
+        return _opened(OpenedModel(network, classes, "model folder", size), path, space)
+    file = resolve_weights(str(path))
+    tensors, metadata, wrapper = read_tensor_file(file)
+    if "config" not in metadata:
+        return _open_published(recognise(tensors, file), file, space)
+    settings = check_settings(yaml.safe_load(metadata["config"]), str(file))
+    network = untrained(settings)
+    differences = compare_states(tensors, network.state_dict())
+    if differences:
+        raise CheckpointError(f"'{file}' does not fit the network of its own configuration: {'; '.join(differences)}.")
+    network.load_state_dict(tensors)
+    what = "checkpoint of run" if wrapper == OURS else "weights of run"
+    return _opened(_of_run(network, settings, what), file, space)
+
+
+def _of_run(network: VideoSegmenter, settings: Settings, what: str) -> OpenedModel:
+    return OpenedModel(network, settings.space, f"{what} {settings.name}", settings.target.size)
+
+
+def _open_published(found: PublishedNetwork, path: Path, space: str | LabelSpace | None) -> OpenedModel:
+    if found.head is None or found.classes is None:
+        rest = f" Left aside: {shown_names([*found.left_out])}." if found.left_out else ""
+        raise CheckpointError(
+            f"'{path}' is a backbone, {found.title}, and has no heads to segment with.{rest} It can start a training: "
+            f"network.weights, with network.backbone {found.backbone}."
+        )
+    classes = label_space(found, path, space)
+    network = build_segmenter(
+        found.classes,
+        found.backbone,
+        found.head,
+        found.auxiliary,
+        found.backbone_settings,
+        fusion=found.fusion,
+    )
+    differences = compare_states(found.tensors, network.state_dict())
+    if differences:
+        raise CheckpointError(
+            f"'{path}' was recognised as {found.title}, but is not quite one: {'; '.join(differences)}. Is it whole, "
+            "and of the published code?"
+        )
+    network.load_state_dict(found.tensors)
+    return _opened(OpenedModel(network, classes, found.title), path, None)
+
+
+def _opened(model: OpenedModel, path: object, space: str | LabelSpace | None) -> OpenedModel:
+    """The model, ready to segment; refused where other classes are wanted than it has."""
+    known, wanted = model.space, get_space(space) if isinstance(space, str) else space
+    if wanted is not None and wanted.names != known.names:
+        raise CheckpointError(
+            f"'{path}' was trained on the classes of '{known.name}' ({', '.join(known.names)}), not on those of "
+            f"'{wanted.name}' ({', '.join(wanted.names)}). Take the argument space out, or choose another file."
+        )
+    model.network.space = known
+    model.network.eval()
+    return model

@@ -72,7 +72,8 @@ class NetworkSettings:
         head: main head.
         auxiliary: add the auxiliary head one stage earlier.
         fusion: ``accel`` fuses a frame's scores with the previous frame's; ``none`` segments each frame by itself.
-        weights: safetensors file to start from, or ``builtin:NAME`` for one that ships with the package.
+        weights: file to start from (of a run, or a published checkpoint, see docs/checkpoints.md), ``builtin:NAME`` for
+            one that ships with the package, or ``pretrained:NAME`` for published weights of the backbone.
         backbone_settings, head_settings: further arguments of theirs.
     """
 

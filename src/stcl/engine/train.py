@@ -17,7 +17,7 @@ from stcl.engine.checkpoint import FREE_KEYS, CompleteState, Resume, changed_key
 from stcl.engine.config import load_settings
 from stcl.engine.datamodule import DomainData
 from stcl.engine.folder import RunFolder
-from stcl.engine.networks import build_method, prepare_networks, untrained
+from stcl.engine.networks import build_method, prepare_networks, save_trained, untrained
 from stcl.engine.provenance import describe_run
 from stcl.engine.settings import Settings
 from stcl.engine.signals import StopRequest
@@ -27,7 +27,7 @@ from stcl.errors import SettingError, TrainingError, TrainingStopped
 from stcl.files import write_atomic
 from stcl.methods import AdaptationMethod
 from stcl.methods.base import Statistics
-from stcl.models import VideoSegmenter, recalibrate, save_weights
+from stcl.models import VideoSegmenter, recalibrate
 from stcl.models.sync_norm import synchronise_norms
 from stcl.types import FramePair
 
@@ -181,9 +181,7 @@ def _evaluated(settings: Settings, method: AdaptationMethod, data: DomainData, d
 def _publish(network: VideoSegmenter, settings: Settings, folder: RunFolder) -> None:
     """Write the weights, last of all: they mark the run as finished."""
     # the run's own configuration, whatever machine it went on with
-    config = folder.settings().dump()
-    metadata = {"config": config, "classes": json.dumps(settings.space.names), "selection": "last EMA weights"}
-    save_weights(network, folder.weights, metadata)
+    save_trained(network, folder.settings().dump(), settings.space, folder.weights)
 
 
 def calibrate(network: VideoSegmenter, domain: Statistics, data: DomainData) -> None:

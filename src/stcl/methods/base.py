@@ -58,6 +58,7 @@ class Optimization:
         head_factor: the heads learn this many times faster.
         momentum: of SGD.
         weight_decay: L2 penalty (SGD) or decoupled decay (AdamW).
+        decayed: what it holds for: ``all`` parameters, ``all_but_norms``, or ``weights`` (neither norms nor biases).
         schedule_steps: length of the polynomial decay; None takes the number of training steps. Not the stopping point:
             the published recipe decays over 250,000 steps and stops at 40,000.
         power: exponent of the polynomial decay.
@@ -69,6 +70,7 @@ class Optimization:
     head_factor: float = 1.0
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    decayed: Literal["all", "all_but_norms", "weights"] = "all"
     schedule_steps: int | None = None
     power: float = 0.9
     warmup_steps: int = 0
@@ -266,7 +268,7 @@ class AdaptationMethod(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Parameter groups by role under one polynomial schedule."""
         setting = self.optimization
-        groups = self.network.parameter_groups(setting.learning_rate, setting.head_factor)
+        groups = self.network.parameter_groups(setting.learning_rate, setting.head_factor, decayed=setting.decayed)
         optimizer: torch.optim.Optimizer
         decay = setting.weight_decay  # fused: one kernel for all parameters, which can also leave a step out by itself
         if setting.optimizer == "sgd":

@@ -11,9 +11,12 @@ from typing import Any
 
 from stcl.errors import SettingError, lookup, unknown_name
 from stcl.models.backbone import Backbone, Tap
+from stcl.models.dinov2 import Dinov2
 from stcl.models.fusion import FUSIONS, ScoreFusion
-from stcl.models.heads import HEADS, HeadSettings, TpsHead
+from stcl.models.head import Head, HeadSettings
+from stcl.models.heads import HEADS, TpsHead
 from stcl.models.resnet import ResNet
+from stcl.models.segformer import MixTransformer
 from stcl.models.segmenter import VideoSegmenter
 from stcl.models.small import SmallBackbone
 from stcl.models.statistics import Statistics, hold_statistics, inference_statistics, recalibrate
@@ -26,6 +29,7 @@ __all__ = [
     "HEADS",
     "Backbone",
     "EmaTeacher",
+    "Head",
     "HeadSettings",
     "ScoreFusion",
     "Statistics",
@@ -43,8 +47,11 @@ __all__ = [
 
 BACKBONES: dict[str, Callable[..., Backbone]] = {
     "small": SmallBackbone,
+    "resnet18": partial(ResNet, depth=18),
     "resnet50": partial(ResNet, depth=50),
     "resnet101": partial(ResNet, depth=101),
+    **{f"mit_{size}": partial(MixTransformer, size=size) for size in ("b0", "b1", "b2", "b3", "b4", "b5")},
+    **{f"dinov2_{size}": partial(Dinov2, size=size) for size in ("small", "base", "large")},
 }
 """Every backbone by name; called with its settings."""
 
@@ -71,16 +78,19 @@ def build_segmenter(
     """
     if classes < 1:
         raise SettingError(f"A segmenter needs at least one class, not {classes}.")
-    build_backbone, build_head = lookup(BACKBONES, backbone, "backbone"), lookup(HEADS, head, "head")
+    build_backbone = lookup(BACKBONES, backbone, "backbone")
+    build_head = lookup(HEADS, head, "head")
     fuse = lookup(FUSIONS, fusion, "temporal fusion")
     known = list(inspect.signature(build_backbone).parameters)
-    _check_names(f"setting of backbone '{backbone}'", backbone_settings, known)
+    hint = " A configuration takes out what its base has for another backbone with network.backbone_settings: null."
+    _check_names(f"setting of backbone '{backbone}'", backbone_settings, known, hint)
     _check_names("head setting", head_settings, [field.name for field in fields(HeadSettings)])
     body = build_backbone(**(backbone_settings or {}))
     settings = replace(body.head_settings, **(head_settings or {}))
-    main, before = body.stages[-1], body.stages[-2]
-    aux_head = TpsHead(body.channels[before], classes, settings) if auxiliary else None
-    return VideoSegmenter(body, build_head(body.channels[main], classes, settings), aux_head, fuse(classes))
+    channels = tuple(body.channels[stage] for stage in body.stages)
+    main = build_head(channels if build_head.reads == "all" else channels[-1], classes, settings)
+    aux_head = TpsHead(channels[-2], classes, settings) if auxiliary else None
+    return VideoSegmenter(body, main, aux_head, fuse(classes))
 
 
 def published(classes: int, head: str = "stcl", freeze_norm_affine: bool = True) -> VideoSegmenter:
@@ -88,7 +98,7 @@ def published(classes: int, head: str = "stcl", freeze_norm_affine: bool = True)
     return build_segmenter(classes, "resnet101", head, backbone_settings={"freeze_norm_affine": freeze_norm_affine})
 
 
-def _check_names(kind: str, settings: Mapping[str, Any] | None, known: list[str]) -> None:
+def _check_names(kind: str, settings: Mapping[str, Any] | None, known: list[str], hint: str = "") -> None:
     for name in settings or {}:
         if name not in known:
-            raise SettingError(unknown_name(kind, name, known))
+            raise SettingError(unknown_name(kind, name, known) + hint)

@@ -13,20 +13,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from stcl.models.heads import HeadSettings
-from stcl.models.statistics import norm_layers
+from stcl.models.head import HeadSettings
+from stcl.models.statistics import FixedBatchNorm, norm_layers
 
 Tap = Callable[[str, Tensor], Tensor]
 """``tap(stage name, features) -> features``: sees each stage's output; what it returns goes on through the network."""
 
 Block = Callable[..., Tensor]
-"""Part of a backbone, ``block(features, ...) -> features``: a module, or a method of the backbone. It draws nothing."""
+"""Part of a backbone, ``block(features, ...) -> features``: a module, or a method of the backbone. It draws nothing:
+what is random, such as which residual branches are left out, is drawn before and handed to it."""
 
 
 class Runner(Protocol):
     """How a block is run, see :func:`run_block`."""
 
-    def __call__(self, block: Block, *features: Tensor, checkpointing: bool) -> Tensor:
+    def __call__(self, block: Block, *features: Any, checkpointing: bool) -> Tensor:
         """``block(*features)``."""
         ...
 
@@ -37,8 +38,8 @@ class Backbone(nn.Module, ABC):
     A subclass runs its blocks through :meth:`compute`; the rest is inherited.
 
     Attributes:
-        stages: names in the order in which they are computed; the last feeds the main head, the one before it the
-            auxiliary head.
+        stages: names in the order in which they are computed; the last one or all of them feed the main head, the one
+            before the last the auxiliary head.
         channels: ``stage -> channels``.
         strides: ``stage -> stride``: a stage's map has about ``H / stride`` rows (rounded as its convolutions do).
         head_settings: how wide and how far-reaching the heads on this backbone are unless told otherwise.
@@ -56,8 +57,8 @@ class Backbone(nn.Module, ABC):
         super().__init__()
         self.runner: Runner = run_block
 
-    def compute(self, block: Block, *features: Tensor) -> Tensor:
-        """``block(*features)``, the way this backbone is told to run its blocks."""
+    def compute(self, block: Block, *features: Any) -> Tensor:
+        """``block(*features)``, the way this backbone is told to run its blocks; modules may be among the arguments."""
         return self.runner(block, *features, checkpointing=self.gradient_checkpointing and torch.is_grad_enabled())
 
     def chain(self, blocks: nn.Sequential, features: Tensor) -> Tensor:
@@ -75,7 +76,7 @@ class Backbone(nn.Module, ABC):
         """Feature maps of float RGB 0..1 ``image (B, 3, H, W)`` by stage name, in order."""
 
 
-def run_block(block: Block, *features: Tensor, checkpointing: bool) -> Tensor:
+def run_block(block: Block, *features: Any, checkpointing: bool) -> Tensor:
     """``block(*features)``; with ``checkpointing`` the backward pass gets all but the inputs by computing it again."""
     if not checkpointing:
         return block(*features)
@@ -115,10 +116,6 @@ def untapped(_stage: str, features: Tensor) -> Tensor:
 
 def freeze_affine(module: nn.Module) -> None:
     """Stop the gradient of every norm's scale and shift in ``module``; statistics still follow the data."""
-    for layer in [*norm_layers(module), *(part for part in module.modules() if isinstance(part, nn.GroupNorm))]:
+    kinds = (nn.GroupNorm, FixedBatchNorm)
+    for layer in [*norm_layers(module), *(part for part in module.modules() if isinstance(part, kinds))]:
         layer.requires_grad_(False)
-
-
-def channel_constants(values: tuple[float, float, float]) -> Tensor:
-    """Per-channel constants ``(3, 1, 1)``, to be kept as a buffer that no checkpoint holds."""
-    return torch.tensor(values).view(3, 1, 1)

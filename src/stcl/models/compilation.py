@@ -6,6 +6,7 @@ gradient checkpointing the compiled backward pass itself computes a block again.
 """
 
 import logging
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +43,7 @@ def compiled_runner(dynamic: bool = False) -> Runner:
     except RuntimeError as error:  # a Python or a platform that it does not support
         _warn(error)
 
-    def run(block: Block, *features: Tensor, checkpointing: bool) -> Tensor:
+    def run(block: Block, *features: Any, checkpointing: bool) -> Tensor:
         nonlocal compiled
         if compiled is not None:
             try:

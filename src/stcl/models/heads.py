@@ -1,34 +1,17 @@
-"""Heads: the last feature map of a stage to class scores on the same grid.
+"""Every head by name, and those that read one stage: its feature map to class scores on the same grid.
 
 Sources: DeepLab v2's sum of dilated convolutions, as the published TPS ("layer6", auxiliary "layer5") and STCL
 ("layer7") networks use it (method section 2). The names ``conv2d_list.{0..3}`` and ``head.1`` are the
 published checkpoints'.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class HeadSettings:
-    """Size of a head; the defaults are the published ones for a ResNet at stride 8.
-
-    Args:
-        dilations: one 3x3 convolution each, in cells of the feature map.
-        width: hidden channels of the STCL head.
-        dropout: probability with which the STCL head drops a hidden channel.
-        initial_std: standard deviation of the initial weights; None scales it to the fan-in (training from scratch).
-    """
-
-    dilations: tuple[int, ...] = (6, 12, 18, 24)
-    width: int = 256
-    dropout: float = 0.1
-    initial_std: float | None = 0.01
+from stcl.models.head import Head, HeadBuilder, HeadSettings
+from stcl.models.pyramid import DaformerHead, MlpHead
 
 
-class DilatedSum(nn.Module):
+class DilatedSum(Head):
     """The sum of 3x3 convolutions of several dilations, ``(B, channels, h, w) -> (B, outputs, h, w)``."""
 
     def __init__(self, channels: int, outputs: int, dilations: tuple[int, ...]) -> None:
@@ -81,8 +64,5 @@ def initialise_head(head: nn.Module, std: float | None) -> None:
             nn.init.zeros_(layer.bias)
 
 
-HeadBuilder = Callable[[int, int, HeadSettings], nn.Module]
-"""``builder(channels, classes, settings)``."""
-
-HEADS: dict[str, HeadBuilder] = {"stcl": StclHead, "tps": TpsHead}
+HEADS: dict[str, HeadBuilder] = {"stcl": StclHead, "tps": TpsHead, "mlp": MlpHead, "daformer": DaformerHead}
 """Every head by name. The auxiliary head is always the TPS form."""

@@ -1,14 +1,18 @@
 """The video segmenter (method section 2): backbone -> head -> fusion with the previous frame's scores."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from stcl.errors import SettingError, lookup
+from stcl.labels import LabelSpace
 from stcl.models.backbone import Backbone, Tap
+from stcl.models.decay import Decayed, check_decayed, undecayed
 from stcl.models.fusion import ScoreFusion, align_previous
+from stcl.models.head import Head
 from stcl.models.statistics import hold_statistics
 from stcl.types import FramePair, SegOutput
 
@@ -40,22 +44,28 @@ class VideoSegmenter(nn.Module):
 
     Args:
         backbone: image to feature maps; see its contract.
-        head: last stage's features ``(B, channels, h, w)`` to scores ``(B, C, h, w)``.
-        aux_head: the same for ``aux_stage``, or None.
+        head: features of the stages that it reads to scores ``(B, C, h, w)``; see its contract.
+        aux_head: features of ``aux_stage`` to scores, or None.
         fusion: W, shared by main and auxiliary scores; None segments each frame by itself.
         aux_stage: stage that feeds the auxiliary head; the one before the last unless told otherwise.
+
+    Attributes:
+        space: the classes of its scores, where a checkpoint said so; None in a network that was just built.
     """
+
+    space: LabelSpace | None = None
 
     def __init__(
         self,
         backbone: Backbone,
-        head: nn.Module,
-        aux_head: nn.Module | None,
+        head: Head,
+        aux_head: Head | None,
         fusion: ScoreFusion | None,
         aux_stage: str | None = None,
     ) -> None:
         super().__init__()
         self.stage = backbone.stages[-1]
+        self.head_stages = backbone.stages if head.reads == "all" else (self.stage,)
         self.aux_stage = aux_stage or backbone.stages[-2]
         lookup(backbone.channels, self.aux_stage, "backbone stage")
         self.backbone = backbone
@@ -105,54 +115,86 @@ class VideoSegmenter(nn.Module):
         """Unfused scores phi(x) of float RGB 0..1 ``image (B, 3, H, W)``, those of the auxiliary head if wanted."""
         features = self.backbone(image, tap)
         aux = None if self.aux_head is None or not auxiliary else self.aux_head(features[self.aux_stage])
-        return FrameScores(self.head(features[self.stage]), aux, features)
+        main = self.head(*(features[stage] for stage in self.head_stages))
+        return FrameScores(main, aux, features)
 
     @torch.no_grad()
-    def stream(self, frames: Iterable[tuple[Tensor, Tensor | None]]) -> Iterator[SegOutput]:
+    def stream(
+        self,
+        frames: Iterable[tuple[Tensor, Tensor | None]],
+        scores: Callable[[Tensor], Tensor] | None = None,
+        batch: int = 1,
+    ) -> Iterator[SegOutput]:
         """Segment a video; each frame passes the network once, as only scores of the frame before are kept.
 
-        Call ``eval()`` first; the outputs then equal those of :meth:`forward` on each pair of neighbours.
+        Call ``eval()`` first; the logits then equal those of :meth:`forward` on each pair of neighbours. There are
+        neither auxiliary scores nor features, which serve training alone: what is kept does not grow with the video.
 
         Args:
             frames: ``(frame (1, 3, H, W), flow to the previous frame (1, 2, H, W))``; the flow is None for the first
                 frame and after a cut.
+            scores: unfused scores ``(B, C, h, w)`` of frames; None takes the network's own. Others are e.g. means over
+                mirrored or tiled views (:mod:`stcl.models.views`).
+            batch: how many frames pass the network together, which is faster; an output then waits for up to so many
+                frames less one.
         """
-        previous: FrameScores | None = None
-        for image, flow in frames:
-            current = self.frame_scores(image)
+        scores = scores or self.main_scores
+        previous: Tensor | None = None
+        for current, flow in _scored(iter(frames), scores, batch):
             if flow is None or self.fusion is None:
-                yield SegOutput(current.main, current.aux, current.features)
+                yield SegOutput(current, None, {})
             elif previous is None:
                 raise SettingError("The first frame of a stream has no previous frame: its flow must be None.")
             else:
-                yield self._fuse(current, previous, flow, None)
-            previous = current._replace(features={})
+                warped = align_previous(previous, current, flow)
+                yield SegOutput(self.fusion(current, warped), None, {}, warped)
+            previous = current
+
+    def main_scores(self, image: Tensor) -> Tensor:
+        """Unfused scores of the main head ``(B, C, h, w)`` of float RGB 0..1 ``image (B, 3, H, W)``."""
+        return self.frame_scores(image, auxiliary=False).main
 
     def parameter_roles(self) -> dict[str, list[nn.Parameter]]:
         """Trainable parameters by role; frozen ones are left out."""
         heads = [self.head] if self.aux_head is None else [self.head, self.aux_head]
         fusion = [] if self.fusion is None else [self.fusion]
-        modules: dict[str, list[nn.Module]] = {"backbone": [self.backbone], "heads": heads, "fusion": [*fusion]}
+        modules: dict[str, list[nn.Module]] = {"backbone": [self.backbone], "heads": [*heads], "fusion": [*fusion]}
         return {
             role: [parameter for part in parts for parameter in part.parameters() if parameter.requires_grad]
             for role, parts in modules.items()
         }
 
     def parameter_groups(
-        self, rate: float, head_factor: float = 10.0, weight_decay: float | None = None
+        self,
+        rate: float,
+        head_factor: float = 10.0,
+        weight_decay: float | None = None,
+        decayed: Decayed = "all",
     ) -> list[dict[str, Any]]:
         """Groups for an optimiser, as published: heads learn ``head_factor`` times faster, W as fast as the backbone.
 
-        Each group names its ``role``: ``backbone``, ``heads`` or ``fusion``. Weight decay holds for every parameter,
-        biases and norms included, as published; None leaves it to the optimiser's own argument.
+        Args:
+            rate: learning rate of the backbone.
+            head_factor: that of the heads is so many times higher.
+            weight_decay: None leaves it to the optimiser's own argument.
+            decayed: what it holds for; see :data:`Decayed`.
+
+        Returns:
+            Each group names its ``role``: ``backbone``, ``heads`` or ``fusion``. What does not decay is a group of its
+            own, behind that of the same role.
         """
+        check_decayed(decayed)
         factors = {"backbone": 1.0, "heads": head_factor, "fusion": 1.0}
         decay = {} if weight_decay is None else {"weight_decay": weight_decay}
-        return [
-            {"role": role, "params": parameters, "lr": rate * factors[role], **decay}
-            for role, parameters in self.parameter_roles().items()
-            if parameters
-        ]
+        free = undecayed(self, decayed)
+        groups = []
+        for role, parameters in self.parameter_roles().items():
+            rest = [parameter for parameter in parameters if id(parameter) not in free]
+            exempt = [parameter for parameter in parameters if id(parameter) in free]
+            group = {"role": role, "lr": rate * factors[role]}
+            groups += [{**group, "params": rest, **decay}] if rest else []
+            groups += [{**group, "params": exempt, "weight_decay": 0.0}] if exempt else []
+        return groups
 
     @torch.no_grad()
     def _constant_scores(self, image: Tensor, auxiliary: bool = True) -> FrameScores:
@@ -166,3 +208,13 @@ class VideoSegmenter(nn.Module):
         if current.aux is not None and previous.aux is not None:
             aux = self.fusion(current.aux, align_previous(previous.aux, current.aux, flow, still))
         return SegOutput(self.fusion(current.main, warped), aux, current.features, warped)
+
+
+def _scored(
+    frames: Iterator[tuple[Tensor, Tensor | None]], scores: Callable[[Tensor], Tensor], batch: int
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Scores ``(1, C, h, w)`` and flow of each frame; ``batch`` frames pass together."""
+    while group := [*islice(frames, batch)]:
+        rows = scores(torch.cat([image for image, _ in group]))
+        for row, (_, flow) in zip(rows.split(1), group, strict=True):
+            yield row, flow

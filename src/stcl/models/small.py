@@ -14,12 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stcl.errors import SettingError, lookup
-from stcl.models.backbone import Backbone, Tap, channel_constants, freeze_affine, untapped
-from stcl.models.heads import HeadSettings
-from stcl.ops.masking import RGB_MEAN
-
-RGB_STD = (0.229, 0.224, 0.225)
-"""Usual standard deviation of natural images, RGB 0..1."""
+from stcl.models.backbone import Backbone, Tap, freeze_affine, untapped
+from stcl.models.head import HeadSettings
+from stcl.models.inputs import Input
 
 GROUP_CHANNELS = 8
 """Channels that group norm (Wu and He 2018, arXiv 1803.08494) takes together, where their number divides by it."""
@@ -99,8 +96,6 @@ class SmallBackbone(Backbone):
     """
 
     head_settings = HeadSettings(dilations=(1, 6), width=64, initial_std=None)
-    mean: Tensor
-    std: Tensor
 
     def __init__(
         self, width: int = 32, output_stride: int = 4, freeze_norm_affine: bool = False, norm: str = "batch"
@@ -127,14 +122,14 @@ class SmallBackbone(Backbone):
             self.strides["decode4"] = 4
             self.decode4 = TopDown(4 * width, 2 * width, 2 * width, layer)
         self.stages = tuple(self.channels)
-        self.register_buffer("mean", channel_constants(RGB_MEAN), persistent=False)
-        self.register_buffer("std", channel_constants(RGB_STD), persistent=False)
+        self.input = Input("imagenet")
         if freeze_norm_affine:
             freeze_affine(self)
 
     def normalise(self, image: Tensor) -> Tensor:
         """RGB 0..1 to about zero mean and unit variance."""
-        return (image - self.mean) / self.std
+        normalised: Tensor = self.input(image)
+        return normalised
 
     def forward(self, image: Tensor, tap: Tap | None = None) -> dict[str, Tensor]:
         """See :class:`Backbone`; the decoder eats what the tap made of the encoder's stages."""

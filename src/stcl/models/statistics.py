@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -30,6 +31,30 @@ def check_statistics(statistics: str) -> None:
 def norm_layers(module: nn.Module) -> list[_BatchNorm]:
     """Every batch-norm layer of ``module``."""
     return [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
+
+
+class FixedBatchNorm(nn.Module):
+    """Batch norm whose statistics are constants in every mode; names in a checkpoint are those of ``BatchNorm2d``.
+
+    Nothing here moves or replaces them: it is none of the :func:`norm_layers`.
+    """
+
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+        self.register_buffer("num_batches_tracked", torch.tensor(0))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """``(B, C, H, W)``."""
+        mean, variance = self.running_mean, self.running_var
+        return F.batch_norm(features, mean, variance, self.weight, self.bias, eps=self.eps)
 
 
 @contextmanager

@@ -66,7 +66,7 @@ def compare_states(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> list[
         if name in found and found[name].shape != wanted[name].shape
     ]
     kinds = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
-    return [f"{len(names)} {kind} ({_first(names)})" for kind, names in kinds.items() if names]
+    return [f"{len(names)} {kind} ({shown_names(names)})" for kind, names in kinds.items() if names]
 
 
 def _in_order(content: bytes) -> bytes:
@@ -79,7 +79,8 @@ def _in_order(content: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + content[start:]
 
 
-def _first(names: list[str]) -> str:
+def shown_names(names: list[str]) -> str:
+    """The first of them, for a message."""
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 

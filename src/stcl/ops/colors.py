@@ -39,6 +39,9 @@ def overlay(
         raise SettingError(f"Image {image.shape} and label map {label.shape} do not cover the same pixels.")
     if not 0.0 <= alpha <= 1.0:
         raise SettingError(f"alpha must lie in 0..1; found {alpha}.")
-    mixed = (1.0 - alpha) * image + alpha * colourise(label, palette)
-    counted = (label != IGNORE)[..., None]  # (H, W, 1)
-    return np.where(counted, np.rint(mixed).astype(np.uint8), image)
+    mixed = np.float32(1 - alpha) * image + np.float32(alpha) * colourise(label, palette)
+    picture: NDArray[np.uint8] = np.rint(mixed, out=mixed).astype(np.uint8)
+    ignored = label == IGNORE
+    if ignored.any():
+        picture[ignored] = image[ignored]
+    return picture

@@ -129,7 +129,7 @@ def template(name: str, **filters: Callable[..., object]) -> jinja2.Template:
     """One of the folder ``templates``, which know the filter ``percent`` and further ``filters``."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("stcl.report", "templates"),
-        autoescape=True,
+        autoescape=jinja2.select_autoescape(("html.j2",)),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -198,7 +198,7 @@ def _video_source(video: Path, folder: Path) -> dict[str, str | bool]:
         raise DataError(f"No video '{video}' to show in the page.")
     suffix = video.suffix.lower()
     if suffix not in MIME:
-        raise DataError(f"'{video}' is no video that browsers play; write an .mp4 (H.264) with stcl.report.video.")
+        raise DataError(f"'{video}' is no video that browsers play; write an .mp4 (H.264) with stcl.films.")
     if video.stat().st_size <= EMBED_BYTES:
         return {"source": data_uri(video.read_bytes(), suffix), "embedded": True, "name": video.name}
     relative = Path(os.path.relpath(video.resolve(), folder.resolve())).as_posix()

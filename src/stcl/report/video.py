@@ -1,27 +1,20 @@
-"""Videos that any browser plays: a writer (H.264, yuv420p, fast start) and the side-by-side film of a comparison."""
+"""The side-by-side film of a comparison."""
 
-import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 
-import av
 import matplotlib
 import numpy as np
-from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from stcl.errors import DataError, SettingError
+from stcl.files import counting_order
+from stcl.films import VideoWriter
 from stcl.labels import LabelSpace
 from stcl.ops.colors import colourise
 from stcl.report.pictures import read_picture
-
-ENCODERS = ("libx264", "libopenh264", "h264")
-"""H.264 encoders by preference; a PyAV build has not all of them."""
 
 PANE_WIDTH_PX = 640
 GAP_PX = 8
@@ -29,105 +22,6 @@ TITLE_PX = 36
 LEGEND_LINE_PX = 30
 BACKGROUND = (20, 22, 26)
 TEXT = (236, 238, 242)
-
-
-class VideoWriter:
-    """Write RGB frames to an MP4 that appears at ``path`` only when it is complete.
-
-    Use as a context manager; if the block raises, nothing is left behind::
-
-        with VideoWriter(Path("film.mp4"), fps=10) as writer:
-            writer.write(frame)  # (H, W, 3) uint8 RGB
-
-    Args:
-        path: final file; its folder is made. An existing file is replaced at the end.
-        fps: frames a second.
-        quality: constant rate factor of x264, lower is better and larger (18 is visually lossless).
-    """
-
-    def __init__(self, path: Path, fps: float = 10.0, quality: int = 20) -> None:
-        if fps <= 0:
-            raise SettingError(f"fps must be positive; found {fps}.")
-        self.path = Path(path)
-        self.frames = 0
-        self._rate = Fraction(fps).limit_denominator(1001)
-        self._quality = quality
-        self._partial = self.path.with_name(f".{self.path.stem}.{os.getpid()}.partial.mp4")
-        self._size: tuple[int, int] | None = None  # (H, W) of the frames as they come
-        self._container: av.container.OutputContainer | None = None
-        self._stream: av.VideoStream | None = None
-
-    def __enter__(self) -> "VideoWriter":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if kind is None:
-                self._finish()
-        finally:
-            if self._container is not None:
-                self._container.close()
-            self._partial.unlink(missing_ok=True)
-
-    def write(self, frame: NDArray[np.uint8]) -> None:
-        """Append one frame ``(H, W, 3)`` uint8 RGB; an odd side is padded by repeating the last row or column."""
-        if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
-            raise SettingError(f"A video frame is (H, W, 3) uint8; found {frame.shape} {frame.dtype}.")
-        height, width = frame.shape[:2]
-        if self._size is None:
-            self._open(height, width)
-        if (height, width) != self._size:
-            raise DataError(f"Frame {self.frames} of '{self.path}' is {(height, width)}, the first one {self._size}.")
-        assert self._stream is not None and self._container is not None
-        padded = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(padded), format="rgb24")
-        # Browsers read H.264 as BT.709, limited range; convert to and tag exactly that.
-        picture = picture.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
-        picture.pts, picture.time_base = self.frames, 1 / self._rate
-        self._container.mux(self._stream.encode(picture))
-        self.frames += 1
-
-    def _open(self, height: int, width: int) -> None:
-        encoder = find_encoder()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        # faststart: the index stands first, so that a browser plays while it still loads
-        self._container = av.open(str(self._partial), "w", options={"movflags": "+faststart"})
-        stream = self._container.add_stream(encoder, rate=self._rate)
-        assert isinstance(stream, av.VideoStream)
-        stream.width, stream.height = width + width % 2, height + height % 2
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.time_base = 1 / self._rate
-        stream.codec_context.colorspace = stream.codec_context.color_primaries = stream.codec_context.color_trc = 1
-        stream.codec_context.color_range = ColorRange.MPEG
-        if encoder == "libx264":
-            stream.options = {"crf": str(self._quality), "preset": "medium"}
-        else:  # no constant quality there: about 0.15 bits a pixel and frame
-            stream.bit_rate = max(500_000, int(0.15 * width * height * self._rate))
-        self._stream, self._size = stream, (height, width)
-
-    def _finish(self) -> None:
-        if self._stream is None or self._container is None:
-            raise DataError(f"No frame was written to '{self.path}'; a video needs at least one.")
-        self._container.mux(self._stream.encode(None))
-        self._container.close()
-        self._container = None
-        self._partial.replace(self.path)
-
-
-def find_encoder() -> str:
-    """Name of the first H.264 encoder that this PyAV build has."""
-    for name in ENCODERS:
-        try:
-            av.codec.Codec(name, "w")
-        except ValueError:  # av.codec.codec.UnknownCodecError
-            continue
-        return name
-    raise DataError(
-        f"This PyAV build ({av.__version__}) has no H.264 encoder (tried {', '.join(ENCODERS)}). "
-        "Install the wheel from PyPI: pip install --force-reinstall --only-binary av av"
-    )
 
 
 def write_panes(
@@ -181,12 +75,7 @@ def matching_names(panes: Mapping[str, Path]) -> list[str]:
                 f"Panes '{first_title}' ({len(first)} files in '{panes[first_title]}') and '{title}' ({len(names)} "
                 f"files in '{panes[title]}') do not hold the same names; only one of them has '{example}'."
             )
-    return sorted(first, key=_counting_order)
-
-
-def _counting_order(name: str) -> list[tuple[int, str]]:
-    """Key that puts frame_2 before frame_10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name) if part]
+    return sorted(first, key=counting_order)
 
 
 def _pane(path: Path, size: tuple[int, int], palette: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -1,0 +1,331 @@
+"""``stcl predict``: what it leaves, how it goes on after a kill, what it does not overwrite, what wrong input gets."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import stcl
+from stcl.cli import main
+from stcl.data.io import read_label, write_image
+from stcl.engine import recording
+from stcl.engine.networks import build_network
+from stcl.engine.predict_files import launched_shard, share_of
+from stcl.errors import SettingError
+from stcl.labels import RAW_IDS
+from stcl.models import save_weights
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """What a finished training leaves, as far as the network goes; its target frames are 64x32."""
+    small = ["--network.weights=null", "--network.backbone_settings={width: 4}", "--network.head_settings={width: 8}"]
+    settings = stcl.load_settings("twinstreets/source_only", [*small, "--target.size=[64, 32]"])
+    network = build_network(settings)
+    torch.manual_seed(0)
+    torch.nn.init.normal_(network.fusion.conv.weight)
+    path = tmp_path_factory.mktemp("runs") / "run"
+    save_weights(network, path / "model.safetensors", {"config": settings.dump()})
+    (path / "config.yaml").write_text(settings.dump())
+    return path
+
+
+@pytest.fixture
+def predict(run, tmp_path, capsys) -> Run:
+    """``predict(*words)``: exit status, output and errors of the command; results go to ``out``."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        fixed = ["--checkpoint", run, "--out", tmp_path / "out", "--device", "cpu", "--quiet"]
+        try:
+            status = main(["predict", *map(str, fixed), *map(str, words)])
+        except SystemExit as stop:
+            status = stop.code
+        seen = capsys.readouterr()
+        return status, seen.out, seen.err
+
+    return call
+
+
+@pytest.fixture
+def street(tmp_path, moving_frames, write_video) -> Path:
+    frames = [*moving_frames(7, (50, 75)), *moving_frames(5, (50, 75), seed=1)]
+    return write_video(tmp_path / "street.mkv", frames, "ffv1", "bgr0", Fraction(30000, 1001))
+
+
+def shares_in(folder: Path) -> list[list[str]]:
+    return list(csv.reader((folder / "shares.csv").open()))
+
+
+def test_everything_that_can_be_kept(predict, street, tmp_path, read_video) -> None:
+    status, said, wrong = predict(street, "--save", "overlay", "labels", "confidence", "shares", "--part-frames", 5)
+    out = tmp_path / "out" / "street"
+    assert (status, wrong) == (0, "") and f"{out}: 12 frames" in said
+    assert sorted(path.name for path in out.iterdir()) == [
+        "confidence",
+        "labels",
+        "overlay.mp4",
+        "prediction.json",
+        "shares.csv",
+    ]
+    film = read_video(out / "overlay.mp4")
+    assert [float(second) for second, _ in film] == pytest.approx([n * 1001 / 30000 for n in range(12)], abs=1e-3)
+    with av.open(str(out / "overlay.mp4")) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.pix_fmt, stream.frames) == ("h264", "yuv420p", 12)
+        assert (stream.width, stream.height) == (76, 50)  # an odd side gains a column
+        assert float(stream.average_rate) == pytest.approx(30000 / 1001, abs=0.01)
+        assert float(stream.duration * stream.time_base) == pytest.approx(12 * 1001 / 30000, abs=2e-3)
+    content = (out / "overlay.mp4").read_bytes()
+    assert content.index(b"moov") < content.index(b"mdat")
+    results = list(stcl.predict(street, *[*run_of(predict)]))
+    header, *rows = shares_in(out)
+    assert header[:4] == ["frame", "name", "time_s", "restarted"] and len(header) == 4 + 12 and len(rows) == 12
+    for result, row in zip(results, rows, strict=True):
+        assert np.array_equal(read_label(out / "labels" / f"{result.name}.png"), result.labels)
+        grey = read_label(out / "confidence" / f"{result.name}.png")
+        np.testing.assert_allclose(grey / 255, result.confidence, atol=0.5 / 255 + 1e-6)
+        np.testing.assert_allclose([float(cell) for cell in row[4:]], result.shares, atol=1e-6)
+    assert [row[0] for row in rows if row[3] == "1"] == ["0", "7"]
+    record = json.loads((out / "prediction.json").read_text())
+    assert (record["state"], record["frames"], record["restarts"]) == ("finished", 12, [0, 7])
+    assert record["request"]["options"]["size"] == [64, 32]  # what the run was trained on
+
+
+def run_of(predict: Run) -> list[Path]:
+    """The run folder that the fixture gives the command."""
+    return [cell.cell_contents for cell in predict.__closure__ if str(cell.cell_contents).endswith("/run")]
+
+
+def test_colours_and_ids_of_label_maps(predict, street, tmp_path) -> None:
+    assert predict(street, "--save", "labels", "--ids", "cityscapes", "--frames", 3)[0] == 0
+    folder = tmp_path / "out" / "street" / "labels"
+    assert len(list(folder.iterdir())) == 3
+    ids = RAW_IDS["cityscapes_seq"]
+    space = stcl.load_model(run_of(predict)[0]).space
+    for result in list(stcl.predict(street, run_of(predict)[0]))[:3]:
+        found = read_label(folder / f"{result.name}.png")
+        for train_id in np.unique(result.labels):
+            raw = {*found[result.labels == train_id].tolist()}
+            assert [ids[value] for value in raw] == [space.names[train_id]]
+        with Image.open(folder / f"{result.name}.png") as picture:
+            assert picture.mode == "P"
+            assert np.array_equal(np.asarray(picture.convert("RGB")), space.palette[result.labels])
+
+
+def test_shares_as_parquet(predict, street, tmp_path, monkeypatch) -> None:
+    import pyarrow.parquet
+
+    assert predict(street, "--save", "shares", "--shares", "parquet")[0] == 0
+    table = pyarrow.parquet.read_table(tmp_path / "out" / "street" / "shares.parquet").to_pydict()
+    assert table["frame"] == [*range(12)]
+    assert sum(table[name][0] for name in [*table][4:]) == pytest.approx(1, abs=1e-4)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    status, _, wrong = predict(street, "--shares", "parquet", "--force")
+    assert status == 2 and "pip install 'stcl[parquet]'" in wrong
+
+
+def pictures_in(out: Path, read_video) -> dict[str, bytes]:
+    """Everything of a result that must be equal, frame by frame."""
+    files = {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*.png"))}
+    frames = {f"{number}": picture.tobytes() for number, (_, picture) in enumerate(read_video(out / "overlay.mp4"))}
+    times = repr([second for second, _ in read_video(out / "overlay.mp4")]).encode()
+    return {**files, **frames, "times": times, "shares": (out / "shares.csv").read_bytes()}
+
+
+def test_after_a_kill_it_goes_on_as_if_nothing_had_been(
+    predict, run, tmp_path, moving_frames, write_video, read_video
+) -> None:
+    frames = [*moving_frames(50, (96, 128)), *moving_frames(70, (96, 128), seed=1)]
+    street = write_video(tmp_path / "long.mp4", frames)
+    options = ["--save", "overlay", "labels", "shares", "--part-frames", "20", "--quiet", "--device", "cpu"]
+    fixed = ["--checkpoint", str(run), "--out", str(tmp_path / "killed")]
+    command = [sys.executable, "-m", "stcl.cli", "predict", str(street), *options, *fixed]
+    parts = tmp_path / "killed" / "long" / ".parts"
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 60
+    while len(list(parts.glob("*.json"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert 2 <= len(list(parts.glob("*.json"))) < 6 and not (parts.parent / "overlay.mp4").exists()
+    begun = time.time_ns()
+    assert main(command[3:]) == 0
+    made = [path.stem for path in (parts.parent / "labels").iterdir() if path.stat().st_mtime_ns > begun]
+    assert 0 < len(made) <= 80 and "000039" not in made  # the rest alone
+    assert predict(street, *options)[0] == 0
+    assert pictures_in(tmp_path / "killed" / "long", read_video) == pictures_in(tmp_path / "out" / "long", read_video)
+    assert not parts.exists()
+
+
+def test_what_is_finished_is_never_done_again_nor_overwritten(predict, street, tmp_path) -> None:
+    assert predict(street, "--save", "shares")[0] == 0
+    table = tmp_path / "out" / "street" / "shares.csv"
+    before = table.stat().st_mtime_ns
+    status, said, _ = predict(street, "--save", "shares")
+    assert status == 0 and "finished before" in said
+    status, _, wrong = predict(street, "--save", "shares", "--flip")
+    assert status == 2 and "another call (different: options.flip)" in wrong and "--force" in wrong
+    assert table.stat().st_mtime_ns == before
+    (table.parent / "own.txt").write_text("mine")
+    assert predict(street, "--save", "labels", "--force")[0] == 0
+    assert not table.exists() and (table.parent / "own.txt").exists()
+
+
+def test_what_a_kill_left_without_a_finished_part_is_no_obstacle(predict, street, tmp_path, monkeypatch) -> None:
+    def full(path: Path, *rest: object) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recording, "write_label", full)
+        assert predict(street, "--save", "labels", "confidence")[0] == 2
+    assert len(list((tmp_path / "out" / "street" / "labels").iterdir())) == 1
+    assert predict(street, "--save", "shares")[0] == 0
+    assert sorted(path.name for path in (tmp_path / "out" / "street").iterdir()) == ["prediction.json", "shares.csv"]
+
+
+def test_a_folder_with_other_content_is_left_alone(predict, street, tmp_path) -> None:
+    (tmp_path / "out" / "street").mkdir(parents=True)
+    (tmp_path / "out" / "street" / "thesis.txt").write_text("mine")
+    status, _, wrong = predict(street)
+    assert status == 2 and "is not empty and holds no prediction" in wrong
+    assert [path.name for path in (tmp_path / "out" / "street").iterdir()] == ["thesis.txt"]
+
+
+def test_a_damaged_video_keeps_its_good_part_and_others_go_on(
+    predict, street, tmp_path, moving_frames, write_video
+) -> None:
+    cut = write_video(tmp_path / "cut.mp4", moving_frames(60), options={"movflags": "+faststart"})
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size * 2 // 3])
+    status, said, wrong = predict(cut, street)
+    assert status == 2 and wrong.count("\n") == 1
+    assert "is damaged: it says that it has 60 frames" in wrong and "What came before it is kept" in wrong
+    record = json.loads((tmp_path / "out" / "cut" / "prediction.json").read_text())
+    assert record["frames"] == len(shares_in(tmp_path / "out" / "cut")) - 1 > 0
+    assert record["state"] == "finished" and "damaged" in record["problem"]
+    assert f"{tmp_path / 'out' / 'street'}: 12 frames" in said
+
+
+def test_a_folder_whose_frames_change_size(predict, tmp_path, moving_frames) -> None:
+    for number, size in enumerate([(48, 64), (48, 64), (64, 64)]):
+        write_image(tmp_path / "mixed" / f"{number}.png", moving_frames(1, size)[0])
+    status, said, wrong = predict(tmp_path / "mixed")
+    assert status == 2 and "2.png is 64x64, but the first one, 0.png, is 64x48" in wrong and ": 2 frames" in said
+
+
+def test_processes_share_the_inputs(predict, tmp_path, moving_frames, monkeypatch) -> None:
+    for name in "abc":
+        for number, frame in enumerate(moving_frames(2)):
+            write_image(tmp_path / name / f"{number}.png", frame)
+    inputs = [tmp_path / name for name in "abc"]
+    assert predict(*inputs, "--save", "shares", "--shard", "2/2")[0] == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b"]
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert predict(*inputs, "--save", "shares")[0] == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "b", "c"]
+    assert launched_shard() == (1, 2)
+    assert [share_of("abcde", (number, 3)) for number in (1, 2, 3)] == [["a", "d"], ["b", "e"], ["c"]]
+    with pytest.raises(SettingError, match="found 3/2"):
+        share_of("abc", (3, 2))
+
+
+def test_a_full_disk_loses_no_finished_part(predict, street, tmp_path, monkeypatch) -> None:
+    write = recording.write_palette
+
+    def full(path: Path, *rest: object) -> None:
+        if path.stem == "000007":
+            raise OSError(28, "No space left on device", str(path))
+        write(path, *rest)
+
+    monkeypatch.setattr(recording, "write_palette", full)
+    words = (street, "--save", "labels", "overlay", "--part-frames", 5)
+    status, _, wrong = predict(*words)
+    assert status == 2 and "000007.png: No space left on device" in wrong and wrong.count("\n") == 1
+    assert [path.suffix for path in sorted((tmp_path / "out/street/.parts").iterdir())] == [".json", ".mp4"]
+    monkeypatch.setattr(recording, "write_palette", write)
+    assert predict(*words)[0] == 0
+    assert len(list((tmp_path / "out" / "street" / "labels").iterdir())) == 12
+
+
+class Camera:
+    """A live source that goes away, or is stopped by the user, after some frames."""
+
+    def __init__(self, frames: list, end: BaseException) -> None:
+        from stcl.data.frames import VideoFrame
+
+        self.name, self.fps, self.time_base_s = "camera_0", Fraction(25), Fraction(1, 25)
+        self.size, self.count, self.live = frames[0].shape[:2], None, True
+        self._frames = [
+            VideoFrame(number, number, frame, f"{number:06d}", number > 0) for number, frame in enumerate(frames)
+        ]
+        self._end = end
+
+    def frames(self, first: int = 0):
+        yield from self._frames[first:]
+        raise self._end
+
+    def identity(self) -> dict:
+        return {"live": self.name}
+
+
+@pytest.mark.parametrize("ending", ["gone", "stopped"])
+def test_a_camera_that_ends_leaves_a_finished_recording(predict, tmp_path, moving_frames, monkeypatch, ending) -> None:
+    from stcl.engine import predict_files
+    from stcl.errors import DataError
+
+    end = DataError("/dev/video0 went away: no such device.") if ending == "gone" else KeyboardInterrupt()
+    monkeypatch.setattr(predict_files, "open_source", lambda *rest: Camera(moving_frames(7), end))
+    status, said, wrong = predict("camera:0", "--part-frames", 3)
+    assert status == (2 if ending == "gone" else 0) and ("went away" in wrong) == (ending == "gone")
+    out = tmp_path / "out" / "camera_0"
+    assert "7 frames" in said and len(shares_in(out)) == 8 and (out / "overlay.mp4").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["absent.mp4"], "There is no video or folder 'absent.mp4'"),
+        (["camera:63"], "/dev/video63 cannot be opened"),
+        (["http://127.0.0.1:9/a.mp4"], "cannot be opened: connection refused"),
+        (["{street}", "--size", "wide"], "expected WIDTHxHEIGHT in pixels, such as 640x480, found 'wide'"),
+        (["{street}", "--size", "100x50"], "The nearest such size is"),
+        (["{street}", "--shard", "2"], "expected I/N"),
+        (["{street}", "--shard", "3/2"], "A shard is i/n"),
+        (["{street}", "--scales", "0"], "positive numbers; found"),
+        (["{street}", "--tile", "100x64"], "multiples of 32"),
+        (["{street}", "--save", "nothing"], "invalid choice: 'nothing'"),
+        (["{street}", "--part-frames", "0"], "at least one frame"),
+        (["{street}", "{street}"], "would both go into the folder 'street'"),
+        (["{street}", "--device", "abacus"], "abacus"),
+        (["{street}", "--fps", "0"], "positive"),
+    ],
+)
+def test_wrong_input_gets_one_message(predict, street, words, message) -> None:
+    status, _, wrong = predict(*(word.format(street=street) for word in words))
+    assert status == 2 and message in wrong and wrong.count("\n") == 1 and wrong.startswith("stcl: error: ")
+
+
+def test_a_folder_that_cannot_be_written(predict, street, tmp_path) -> None:
+    (tmp_path / "out").write_text("a file")
+    status, _, wrong = predict(street)
+    assert status == 2 and str(tmp_path / "out") in wrong and wrong.count("\n") == 1
+
+
+def test_a_checkpoint_of_other_classes(predict, street) -> None:
+    status, _, wrong = predict(street, "--space", "viper-cityscapes_seq")
+    assert status == 2 and "was trained on the classes of" in wrong and wrong.count("\n") == 1

@@ -1,0 +1,162 @@
+"""Files of any origin: what holds tensors is read as data, anything else gets one sentence and is never run."""
+
+import io
+import pickle
+import subprocess
+import tarfile
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from stcl.errors import CheckpointError
+from stcl.models.tensor_files import read_tensor_file
+
+STATE = OrderedDict(weight=torch.arange(6.0).view(2, 3), steps=torch.tensor(7))
+
+
+class Harmful:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return subprocess.call, (["touch", str(self.path)],)
+
+
+def refused(path: Path, message: str) -> None:
+    """One line that names the file."""
+    with pytest.raises(CheckpointError, match=message) as caught:
+        read_tensor_file(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# ---- what is read ----
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before torch 1.6"])
+def test_files_of_torch(tmp_path, zipped):
+    path = tmp_path / "file.pth"
+    content = {"epoch": 3, "lr": 0.1, "state_dict": STATE, "optimizer": {"state": {0: {"step": torch.ones(1)}}}}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    tensors, metadata, wrapper = read_tensor_file(path)
+    assert (metadata, wrapper) == ({}, "state_dict")
+    assert tensors.keys() == STATE.keys()
+    assert all(torch.equal(tensor, STATE[name]) for name, tensor in tensors.items())
+
+
+def test_a_newer_protocol(tmp_path):
+    torch.save(STATE, tmp_path / "file.pth", pickle_protocol=4)
+    refused(tmp_path / "file.pth", "was pickled by a newer protocol")
+
+
+def test_parameters_become_tensors(tmp_path):
+    torch.save(dict(nn.Linear(2, 2).named_parameters()), tmp_path / "file.pth")
+    tensors = read_tensor_file(tmp_path / "file.pth").tensors
+    assert [tensor.requires_grad for tensor in tensors.values()] == [False, False]
+
+
+@pytest.mark.parametrize("name", ["file.safetensors", "file.bin"])
+def test_safetensors_by_any_name(tmp_path, name):
+    save_file({"weight": torch.ones(2)}, tmp_path / name, metadata={"config": "a: 1"})
+    assert read_tensor_file(tmp_path / name).metadata == {"config": "a: 1"}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_a_folder_of_the_model_hub(tmp_path, name):
+    (tmp_path / "config.json").write_text("{}")
+    if name == "model.safetensors":
+        save_file({"weight": torch.ones(2)}, tmp_path / name)
+    else:
+        torch.save({"weight": torch.ones(2)}, tmp_path / name)
+    assert read_tensor_file(tmp_path).tensors.keys() == {"weight"}
+
+
+# ---- what is not ----
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before torch 1.6"])
+def test_code_in_a_file_is_never_run(tmp_path, zipped):
+    trace, path = tmp_path / "trace", tmp_path / "file.pth"
+    pickle.loads(pickle.dumps(Harmful(trace)))  # it would
+    assert trace.exists()
+    trace.unlink()
+    torch.save({"state_dict": STATE, "author": Harmful(trace)}, path, _use_new_zipfile_serialization=zipped)
+    refused(path, r"holds more than tensors and plain data \(\S+\.call\), which could run code, so it was not op")
+    path.write_bytes(pickle.dumps(Harmful(trace), protocol=2))
+    refused(path, "file.pth")
+    (tmp_path / "model.safetensors").write_bytes(pickle.dumps(Harmful(trace)))
+    refused(tmp_path / "model.safetensors", "is not a whole safetensors file")
+    assert not trace.exists()
+
+
+def test_a_whole_module_is_code(tmp_path):
+    torch.save(nn.Linear(2, 2), tmp_path / "file.pth")
+    refused(tmp_path / "file.pth", r"torch\.nn\.modules\.linear\.Linear.*save its state_dict\(\)")
+
+
+def test_the_oldest_format(tmp_path):
+    path = tmp_path / "file.pth"
+    with tarfile.open(path, "w") as archive:
+        for name in ("sys_info", "storages", "tensors", "pickle"):
+            archive.addfile(tarfile.TarInfo(name), io.BytesIO())
+    refused(path, "torch's oldest format, a tar file")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"\n<!DOCTYPE html><html><title>Sign in</title>", "is a web page, not a checkpoint"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a pointer of git-lfs"),
+        (b"these are no weights", r"neither a safetensors file nor one of torch\.save \(it begins with b'these ar'\)"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(40), r"neither a safetensors file nor one of torch\.save"),
+    ],
+    ids=["empty", "page", "pointer", "text", "picture"],
+)
+def test_no_checkpoint(tmp_path, content, message):
+    path = tmp_path / "model.pth"
+    path.write_bytes(content)
+    refused(path, message)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before torch 1.6"])
+@pytest.mark.parametrize("kept", [40, 0.5, -3])
+def test_half_a_file(tmp_path, zipped, kept):
+    path = tmp_path / "model.pth"
+    torch.save({"weight": torch.rand(1000)}, path, _use_new_zipfile_serialization=zipped)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(kept * len(whole)) if isinstance(kept, float) else kept])
+    refused(path, r"is not a whole checkpoint \(\d+ bytes; .*Copy or download it again")
+
+
+def test_half_a_safetensors_file(tmp_path):
+    path = tmp_path / "model.bin"
+    save_file({"weight": torch.rand(100)}, path)
+    path.write_bytes(path.read_bytes()[:-9])
+    refused(path, r"is not a whole safetensors file \(\d+ bytes")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (torch.ones(3), "holds a Tensor, not tensors by name"),
+        ([torch.ones(3)], "holds a list, not tensors by name"),
+        ({"epoch": 3, "state_dict": {}}, r"holds no tensors by name \(found: epoch, state_dict\)"),
+        ({}, r"holds no tensors by name \(found: nothing\)"),
+        ({"stcl": {"config": "a: 1"}, "state_dict": {"network.weight": torch.ones(1)}}, "without its weight average"),
+    ],
+)
+def test_something_else(tmp_path, content, message):
+    torch.save(content, tmp_path / "file.pth")
+    refused(tmp_path / "file.pth", message)
+
+
+def test_nothing_there(tmp_path):
+    refused(tmp_path / "model.pth", "There is no weights file")
+    refused(tmp_path, r"is no run folder: it holds no config\.yaml; nor does it hold weights \(model\.safetensors or")
