@@ -46,6 +46,7 @@ def script():
 def tiny_settings():
     """``tiny_settings("--group.key=value", ...)``: STCL with the paper's parts on tiny clips."""
     parts = [
+        "--method.preparation.match_histogram=true",
         "--method.masking.share=0",
         "--method.labels=likeliest",
         "--method.sequence_fusion.close_ups=0",

@@ -190,7 +190,7 @@ def test_killed_after_the_last_step_only_the_rest_is_done(settings, whole, tmp_p
     """The statistics are recomputed and the weights written from the last step's checkpoint."""
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr("stcl.engine.train.save_weights", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        patch.setattr("stcl.engine.train.save_trained", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
         with pytest.raises(OSError, match="No space left"):
             train(settings, run, quiet=True)
 
