@@ -46,8 +46,8 @@ FOLDERS = {"source": "source", "target": "target", "unseen": "target", "video": 
 
 SUMMARY = """A network that has only seen synthetic video is asked to label every pixel of a camera's video. Three
 networks start from the same weights and train for the same number of steps: one on the synthetic video as it is, one
-on synthetic video with strong augmentation, normalised for the camera's, and one with STCL, which also learns from
-the camera's unlabelled video. All are measured on streets that none of them has seen."""
+on synthetic video with strong augmentation and the camera's normalisation statistics, and one with STCL, which also
+learns from the camera's unlabelled video. All are measured on streets that none of them has seen."""
 
 
 def run_demo(out: Path, seed: int = 0) -> dict[str, Any]:

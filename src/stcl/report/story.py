@@ -93,7 +93,7 @@ def _gain(comparison: Comparison) -> str:
         )
     strong, photometric = labels[roles.strong], miou[roles.strong] - miou[roles.baseline]
     rest = gain - photometric
-    never = f"{strong}, which takes colours and statistics from the target but has no adaptation loss,"
+    never = f"{strong}, which is augmented and takes its statistics from the target but has no adaptation loss,"
     if photometric <= 0:
         return f"{total} None of it is photometric: {never} gains nothing ({delta_text(photometric)} points)."
     if rest <= 0:
