@@ -11,8 +11,8 @@ Item = TypeVar("Item")
 _POLL_SECONDS = 0.1
 """How often a stage that waits for room looks whether it is still wanted."""
 
-
 _PATIENCE_SECONDS = 10.0
+"""How long a stage that is left may take to end."""
 
 
 class InBackground(Generic[Item]):

@@ -88,9 +88,10 @@ def build_segmenter(
     body = build_backbone(**(backbone_settings or {}))
     settings = replace(body.head_settings, **(head_settings or {}))
     channels = tuple(body.channels[stage] for stage in body.stages)
-    main = build_head(channels if build_head.reads == "all" else channels[-1], classes, settings)
+    # the auxiliary head first: the order decides what each draws from the seed
     aux_head = TpsHead(channels[-2], classes, settings) if auxiliary else None
-    return VideoSegmenter(body, main, aux_head, fuse(classes))
+    head_input = channels if build_head.reads == "all" else channels[-1]
+    return VideoSegmenter(body, build_head(head_input, classes, settings), aux_head, fuse(classes))
 
 
 def published(classes: int, head: str = "stcl", freeze_norm_affine: bool = True) -> VideoSegmenter:
