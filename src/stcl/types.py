@@ -196,18 +196,22 @@ class FrameRef:
     Attributes:
         sequence: name of the sequence that it belongs to; clips never cross sequences.
         number: frame number in the sequence.
-        image: image file.
+        image: image file, or the video file that the frame lies in.
         label: label file, or None where the frame has none.
+        frame: index in the video file from 0; None where ``image`` is a picture.
     """
 
     sequence: str
     number: int
     image: Path
     label: Path | None = None
+    frame: int | None = None
 
     @property
     def name(self) -> str:
         """Unique name in its data set, fit for messages and file names: the file's, led by the sequence's."""
+        if self.frame is not None:
+            return f"{self.sequence}_{self.frame:06d}"
         stem = self.image.stem  # SYNTHIA-Seq numbers the frames of every sequence from 000000
         return stem if stem.startswith(f"{self.sequence}_") else f"{self.sequence}_{stem}"
 

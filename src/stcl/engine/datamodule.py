@@ -28,9 +28,14 @@ def make_flow(settings: FlowSettings, dataset: VideoDataset) -> FlowProvider:
     return get_flow(settings.name, cache=folder, **options)
 
 
+def open_dataset(domain: DomainSettings, split: str | None = None, root: str | None = None) -> VideoDataset:
+    """The data set of a domain, or another split or root of it."""
+    return get_dataset(domain.name)(Path(root or domain.root), split or domain.split)
+
+
 def training_clips(settings: Settings, domain: DomainSettings, spec: ClipSpec) -> ClipDataset:
     """Clips of one domain for training; a spec without labels never looks at the label tree."""
-    dataset = get_dataset(domain.name)(Path(domain.root), domain.split)
+    dataset = open_dataset(domain)
     flow = make_flow(settings.flow, dataset) if spec.flows else None
     return ClipDataset(dataset, spec, settings.space, domain.size, domain.frames, flow)
 
@@ -38,8 +43,7 @@ def training_clips(settings: Settings, domain: DomainSettings, spec: ClipSpec) -
 def evaluation_clips(settings: Settings, split: str | None = None, root: str | None = None) -> ClipDataset:
     """Labelled target clips (t, t-1) for evaluation; labels keep the files' size."""
     target, evaluation = settings.target, settings.evaluation
-    root = root or evaluation.root or target.root
-    dataset = get_dataset(target.name)(Path(root), split or evaluation.split)
+    dataset = open_dataset(target, split or evaluation.split, root or evaluation.root)
     spec = ClipSpec(frames=(0, -1), flows=((0, -1),), labels=(0,))
     flow = make_flow(settings.flow, dataset)
     return ClipDataset(
