@@ -113,6 +113,12 @@ def train_step_rows(result: Mapping[str, Any]) -> list[Row]:
     ]
 
 
+def streaming_rows(result: Mapping[str, Any]) -> list[Row]:
+    """Frames that pass the network once beside frames that pass it twice."""
+    difference = f"pairs; largest difference of a score {result['max_difference']:.1e}"
+    return [Row("a stream of frames, 256x128", "each passes the network once", difference, result["ratio"])]
+
+
 BENCHMARKS = {
     "startup": Benchmark(("benchmarks/startup.py", "--rounds", "3"), startup_rows),
     "histogram": Benchmark(("benchmarks/histogram.py",), histogram_rows),
@@ -122,6 +128,7 @@ BENCHMARKS = {
         ("benchmarks/train_step.py", "--size", "builtin", "--steps", "5", "--part-steps", "1", "--gradient-steps", "1"),
         train_step_rows,
     ),
+    "streaming": Benchmark(("benchmarks/streaming.py", "--frames", "21", "--rounds", "4"), streaming_rows),
 }
 
 
