@@ -8,10 +8,11 @@
 #                (https://download.pytorch.org/whl/cpu): on Linux the default build brings gigabytes of CUDA libraries
 #   DEMO_ARGS, TEST_ARGS, BENCH_ARGS  further arguments of `stcl demo`, of pytest (-n 2: two processes) and of
 #                benchmarks/bench.py
+#   FUZZ_CASES   how many damaged files of each kind `make fuzz` makes
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: demo test slow bench lint format weights clean help
+.PHONY: demo test slow fuzz bench lint format weights clean help
 
 # 3.11 comes first because constraints.txt was tested with it.
 PYTHON ?=
@@ -20,6 +21,7 @@ TORCH_INDEX ?=
 DEMO_ARGS ?=
 TEST_ARGS ?= -n 2
 BENCH_ARGS ?=
+FUZZ_CASES ?= 3000
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -34,6 +36,10 @@ test: $(VENV)/.stamp-dev  ## run the test suite (without the slow tests)
 
 slow: $(VENV)/.stamp-dev  ## run the slow tests: real training, minutes each
 	$(BIN)/python -m pytest -m slow
+
+# In processes of their own: one that crashes in a decoder is named and replaced.
+fuzz: $(VENV)/.stamp-dev  ## read thousands of damaged files of every kind, others each time
+	FUZZ_CASES=$(FUZZ_CASES) $(BIN)/python -m pytest $(TEST_ARGS) tests/fuzz/test_readers.py
 
 bench: $(VENV)/.stamp-dev  ## run the short benchmarks and print one table
 	$(BIN)/python benchmarks/bench.py $(BENCH_ARGS)

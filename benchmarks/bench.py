@@ -99,6 +99,14 @@ def rendering_rows(result: Mapping[str, Any]) -> list[Row]:
     return [Row(f"rendering '{style}', {width}x{height}, one core", f"{result[style]} frames/s") for style in styles]
 
 
+def loading_rows(result: Mapping[str, Any]) -> list[Row]:
+    """This loader without and with prepared data, beside the published way."""
+    rate = result["samples_per_second"]
+    titles = {"without_cache": "loading a target pair, one core", "with_cache": "  the same, prepared"}
+    against = f"as published: {rate['published']} samples/s"
+    return [Row(title, f"{rate[way]} samples/s", against, result[way]) for way, title in titles.items()]
+
+
 def train_step_rows(result: Mapping[str, Any]) -> list[Row]:
     """The step beside the plain rendition of the published one, and beside the device's own limit."""
     return [
@@ -124,6 +132,7 @@ BENCHMARKS = {
     "histogram": Benchmark(("benchmarks/histogram.py",), histogram_rows),
     "evaluation": Benchmark(("benchmarks/evaluation.py",), evaluation_rows),
     "rendering": Benchmark(("benchmarks/rendering.py", "--clips", "5"), rendering_rows),
+    "loading": Benchmark(("benchmarks/loading.py", "--samples", "2", "--rounds", "3"), loading_rows),
     "train_step": Benchmark(
         ("benchmarks/train_step.py", "--size", "builtin", "--steps", "5", "--part-steps", "1", "--gradient-steps", "1"),
         train_step_rows,

@@ -1,10 +1,14 @@
 """One thread for tensor operations: tiny tensors gain nothing from more, and results do not depend on the machine.
 
-And small videos of every kind.
+And small videos of every kind, and real processes that need not import everything anew.
 """
 
+import multiprocessing
+import os
+import sys
 from collections.abc import Callable
 from fractions import Fraction
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import av
@@ -74,3 +78,25 @@ def read_video() -> Callable[[Path], list[tuple[Fraction, Frame]]]:
             ]
 
     return read
+
+
+@pytest.fixture(scope="session")
+def start_stcl() -> Callable[..., BaseProcess]:
+    """``start_stcl(log, *words)``: the command in a process of its own, forked; what it says goes into a file."""
+
+    def start(log: Path, *words: object) -> BaseProcess:
+        process = multiprocessing.get_context("fork").Process(target=_run_stcl, args=(log, [*map(str, words)]))
+        process.start()
+        return process
+
+    return start
+
+
+def _run_stcl(log: Path, words: list[str]) -> None:
+    from stcl.cli import main
+
+    with log.open("w") as file:
+        for handle in (1, 2):
+            os.dup2(file.fileno(), handle)
+        sys.stdout = sys.stderr = file  # the others are captured by the process that was forked
+        sys.exit(main(words))

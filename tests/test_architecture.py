@@ -10,11 +10,11 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "stcl"
 MODULE_LINES = 300
 FUNCTION_LINES = 60
-PACKAGE_LINES = 17_000  # without the built-in benchmark: a renderer is a second product, with a limit of its own
+PACKAGE_LINES = 22_000  # without the built-in benchmark: a renderer is a second product, with a limit of its own
 BENCHMARK_LINES = 3000
 
-FOUNDATION = {"types", "labels", "errors", "files", "films", "resources"}
-ANYTHING = {"stcl", "cli", "options", "arguments", "demo", "arena", "__main__"}
+FOUNDATION = {"types", "labels", "protocols", "errors", "files", "plain_data", "films", "resources"}
+ANYTHING = {"stcl", "cli", "options", "data_cli", "arguments", "demo", "arena", "__main__"}
 ALLOWED = {
     "ops": set(),
     "models": {"ops"},
@@ -22,15 +22,17 @@ ALLOWED = {
     "flow": {"ops"},
     "twinstreets": {"ops"},
     "methods": {"models", "ops"},
-    "engine": {"methods", "models", "data", "flow", "ops"},
+    "doctor": {"data", "ops"},
+    "engine": {"methods", "models", "data", "doctor", "flow", "ops"},
     "report": {"ops.colors"},
 } | {name: set() for name in FOUNDATION}
 """Zone -> zones or single modules that it may import besides itself and the foundation."""
 
 SHARED = {
-    "data": {"base", "io", "loading", "check", "frames"},
+    "data": {"base", "listing", "io", "loading", "clips", "frames", "prepared", "segments", "class_map", "selection"}
+    | {"video", "video_index"},
     "methods": {"base", "memory", "patches", "self_training", "settings"},
-    "flow": {"cache", "precompute"},
+    "flow": {"cache", "formats", "precompute"},
 }
 """Folders whose modules are siblings, and the modules that the siblings may share."""
 

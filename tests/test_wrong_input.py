@@ -77,6 +77,17 @@ def refuse_train(refuse: Refuse, world: Path) -> Refuse:
     return run
 
 
+@pytest.fixture
+def check_data(world: Path) -> Callable[..., int]:
+    """``check_data(*overrides)``: status of `stcl data check` for what :func:`refuse_train` trains on."""
+
+    def run(*words: object, config: str = "twinstreets/stcl") -> int:
+        roots = ["--source.root", world / "source", "--target.root", world / "target"]
+        return main(["data", "check", config, "--workers", "0", *map(str, [*TINY, *roots, *words])])
+
+    return run
+
+
 def cut(path: Path, count: int = 60) -> Path:
     path.write_bytes(path.read_bytes()[:count])
     return path
@@ -128,28 +139,54 @@ RGB, LABEL = "source/clip_0000/rgb/000001.png", "source/clip_0000/label/000001.p
         (lambda path: path.rename(path.with_name("preview.png")), RGB, "preview.png does not follow the layout."),
     ],
 )
-def test_files_of_a_data_set(refuse_train, world, damage, place, message):
+def test_files_of_a_data_set(refuse_train, check_data, world, damage, place, message):
     damage(world / place)
     assert message.replace("{}", str(world / place)) in refuse_train("--training.steps", "3")
+    assert check_data() == 2
 
 
-def test_flow_of_other_frames_and_sizes(refuse_train, refuse, world):
+def darkened(path: Path) -> None:
+    write_image(path, np.zeros((32, 64, 3), np.uint8))
+
+
+def test_what_does_not_stop_training_does_not_fail_the_check(check_data, world, capsys):
+    darkened(world / RGB)
+    missing(world / "target/gtFine/train")
+    for place in (None, "target/gtFine/val", "target/leftImg8bit_sequence/val"):
+        if place is not None:
+            missing(world / place)
+        capsys.readouterr()
+        assert check_data() == 0
+        told = capsys.readouterr().out
+        assert "Training can start." in told
+        assert ("Evaluation cannot" in told) == (place is not None)
+    roots = ["--source.root", str(world / "source"), "--target.root", str(world / "target")]
+    assert main(["train", "twinstreets/stcl", "--out", str(world / "new"), *TINY, *roots]) == 0
+
+
+def test_flow_of_other_frames_and_sizes(refuse_train, check_data, refuse, world):
     cache = ["--flow.cache", world / "flow"]
     roots = ["--source.root", world / "source", "--target.root", world / "target"]
     assert (
         main([str(word) for word in ["train", "twinstreets/stcl", "--out", world / "ok", *TINY, *roots, *cache]]) == 0
     )
-    message = refuse_train(*cache, "--source.size", "[96, 48]", "--target.size", "[96, 48]")
-    assert "belongs to other image sizes: found 64x32, expected 96x48. Delete the folder" in message
+    assert check_data(*cache) == 0
+    larger = ["--source.size", "[96, 48]", "--target.size", "[96, 48]"]
+    assert "belongs to other image sizes: found 64x32, expected 96x48. Delete the folder" in refuse_train(
+        *cache, *larger
+    )
+    assert check_data(*cache, *larger) == 2
     for path in (world / "source").rglob("rgb/*.png"):
         write_image(path, np.random.default_rng(0).integers(0, 256, (32, 64, 3), dtype=np.uint8))
     message = refuse_train(*cache, out=world / "new2")
     assert f"Flow cache file {world / 'flow'}/synthia_seq" in message
     assert "belongs to other frames (digest of the pixels)" in message
+    assert check_data(*cache) == 2
     for path in (world / "flow").rglob("*.npz"):
         cut(path)
     assert "(60 bytes) is damaged or no flow cache file" in refuse_train(*cache, out=world / "new3")
     assert "has no exact flow: no folder 'exact_flow'" in refuse_train("--flow.name", "exact", out=world / "new4")
+    assert check_data("--flow.name", "exact") == 2
 
 
 # settings
@@ -178,8 +215,13 @@ def test_flow_of_other_frames_and_sizes(refuse_train, refuse, world):
         (("steps=3",), "'steps=3' is not an override. Overrides look like --training.steps 1000."),
     ],
 )
-def test_settings(refuse_train, world, words, message):
-    assert message in refuse_train(*words)
+def test_settings(refuse_train, refuse, check_data, world, words, message):
+    told = refuse_train(*words)
+    assert message in told
+    if words == ("--target.size", "[96, 48]") or words[0] == "--network.weights":  # found along with everything else
+        assert check_data(*words) == 2
+    elif words[0] not in ("--training.accelerator",):  # which a check may run without
+        assert refuse("data", "check", "twinstreets/stcl", *TINY, *words) == told
 
 
 def test_source_is_target(refuse, world):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stcl.engine.flow import Filled
     from stcl.engine.predict import FrameResult
     from stcl.engine.settings import Settings
     from stcl.models import VideoSegmenter
@@ -25,8 +26,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "analyse",
+    "check_data",
     "evaluate",
     "export",
+    "fill_flow_cache",
     "inspect",
     "list_datasets",
     "list_methods",
@@ -38,6 +41,7 @@ __all__ = [
     "resume",
     "run_arena",
     "train",
+    "write_flow_report",
     "write_report",
 ]
 
@@ -54,6 +58,26 @@ def load_settings(config: str | Path, overrides: Sequence[str] = (), preset: str
     from stcl.resources import config_path
 
     return load(config_path(config), list(overrides), preset)
+
+
+def check_data(
+    settings: "Settings",
+    out: str | Path | None = None,
+    full: bool = False,
+    workers: int | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """What the data of settings hold and what is wrong with them; ``["ready"]`` says whether training can start.
+
+    Args and the returned record: :func:`stcl.engine.doctor.check_data`; ``out``: an HTML file to write about it.
+    """
+    from stcl.engine.doctor import check_data as check
+    from stcl.report.check import write_check
+
+    record = check(settings, full, workers, quiet)
+    if out is not None:
+        write_check(record, Path(out))
+    return record
 
 
 def train(settings: "Settings", out: str | Path, quiet: bool = False) -> Path:
@@ -120,6 +144,36 @@ def analyse(
     document = look(paths, Path(out), split, frames, quiet, changes)
     write_analysis(Path(out))
     return document
+
+
+def fill_flow_cache(
+    settings: "Settings", shard: tuple[int, int] = (1, 1), workers: int = 0, quiet: bool = False
+) -> "list[Filled]":
+    """Compute the flow that training and evaluation ask for into ``flow.cache``, as far as it is missing.
+
+    Args: :func:`stcl.engine.flow.fill_flow_cache`.
+    """
+    from stcl.engine.flow import fill_flow_cache as fill
+
+    return [*fill(settings, shard, workers, quiet)]
+
+
+def write_flow_report(
+    settings: "Settings", out: str | Path, pairs: int = 20, against: Sequence[str] = ("zero",), quiet: bool = False
+) -> Path:
+    """Write a page about how well the configured flow explains the frames into the folder ``out``; returns its path.
+
+    Args:
+        settings: of a run.
+        out: gets ``flow.html``, ``flow.json`` and pictures.
+        pairs: pairs of frames of each domain, evenly spread.
+        against: further flows to compare with, by name.
+        quiet: no progress bar.
+    """
+    from stcl.engine.flow_quality import measure_flow
+    from stcl.report.flow import write_flow_page
+
+    return write_flow_page(measure_flow(settings, Path(out), pairs, against, quiet))
 
 
 def predict(video: str | Path, model: "VideoSegmenter | str | Path", **options: Any) -> "Iterator[FrameResult]":

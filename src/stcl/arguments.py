@@ -1,6 +1,33 @@
-"""What single words on the command line stand for: ``type=`` of argparse."""
+"""How the command line is read: its parser, and what single words stand for (``type=`` of argparse)."""
 
 import argparse
+from typing import TYPE_CHECKING, NoReturn
+
+from stcl.errors import SettingError
+
+if TYPE_CHECKING:
+    Verbs = argparse._SubParsersAction["Parser"]
+
+
+class Parser(argparse.ArgumentParser):
+    """Answers a mistake with one line, like every other part of the command."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and leave with status 2."""
+        self.exit(2, f"stcl: error: {message}. See '{self.prog} --help'.\n")
+
+
+def add_verb(verbs: "Verbs", verb: str, summary: str, text: str) -> argparse.ArgumentParser:
+    """A sub-command: its words, a line about it and its whole description."""
+    parser = verbs.add_parser(
+        verb.rpartition(" ")[2],
+        help=summary,
+        description=text,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(verb=verb)
+    return parser
 
 
 def size(text: str) -> tuple[int, int]:
@@ -24,3 +51,13 @@ def count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a whole number from 0 up, found '{text}'")
     return int(text)
+
+
+def refuse_swapped(arguments: argparse.Namespace, config: str) -> None:
+    """An override before CONFIG loses its value to it."""
+    before = arguments.words[arguments.words.index(config) - 1]
+    if before in arguments.overrides and before.startswith("--") and "=" not in before:
+        raise SettingError(
+            f"CONFIG stands before the overrides: stcl {arguments.verb} CONFIG {before} {config} ... "
+            f"('{config}' was read as the configuration.)"
+        )

@@ -7,8 +7,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from stcl.arguments import Parser, refuse_swapped
+from stcl.data_cli import DATA_COMMANDS
 from stcl.errors import SettingError, StclError, TrainingStopped
-from stcl.options import Parser, build_parser
+from stcl.options import build_parser
 from stcl.resources import config_path
 
 
@@ -56,7 +58,7 @@ def _train(arguments: argparse.Namespace) -> None:
     from stcl.engine.config import load_settings
     from stcl.engine.train import train
 
-    _refuse_swapped(arguments, arguments.config)
+    refuse_swapped(arguments, arguments.config)
     settings = load_settings(config_path(arguments.config), arguments.overrides, arguments.preset)
     if arguments.print_config:
         print(settings.dump())
@@ -64,16 +66,6 @@ def _train(arguments: argparse.Namespace) -> None:
     if arguments.out is None:
         raise SettingError("Say where the run goes: --out DIR.")
     _say_finished(train(settings, arguments.out, arguments.quiet))
-
-
-def _refuse_swapped(arguments: argparse.Namespace, config: str) -> None:
-    """An override before CONFIG loses its value to it."""
-    before = arguments.words[arguments.words.index(config) - 1]
-    if before in arguments.overrides and before.startswith("--") and "=" not in before:
-        raise SettingError(
-            f"CONFIG stands before the overrides: stcl {arguments.verb} CONFIG {before} {config} ... "
-            f"('{config}' was read as the configuration.)"
-        )
 
 
 def _resume(arguments: argparse.Namespace) -> None:
@@ -117,7 +109,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
     from stcl import inspect, load_settings
 
     if not Path(arguments.subject).is_dir():
-        _refuse_swapped(arguments, arguments.subject)
+        refuse_swapped(arguments, arguments.subject)
         subject = load_settings(arguments.subject, arguments.overrides, arguments.preset)
     elif arguments.overrides or arguments.preset:
         raise SettingError("A run is inspected with its own settings: take the preset and the overrides out.")
@@ -166,6 +158,24 @@ def _predict(arguments: argparse.Namespace) -> int:
     return status
 
 
+def _flow(arguments: argparse.Namespace) -> None:
+    import stcl
+    from stcl.engine.predict_files import launched_shard
+
+    refuse_swapped(arguments, arguments.config)
+    settings = stcl.load_settings(arguments.config, arguments.overrides, arguments.preset)
+    if arguments.report is not None:
+        options = (arguments.pairs, arguments.against, arguments.quiet)
+        print(f"Page: {stcl.write_flow_report(settings, arguments.report, *options)}")
+        return
+    workers = arguments.workers
+    if workers is None:
+        workers = 0 if settings.flow.name == "raft" else os.cpu_count() or 1
+    for filled in stcl.fill_flow_cache(settings, arguments.shard or launched_shard(), workers, arguments.quiet):
+        done = f"{filled.pairs} flows, {filled.written} computed, {filled.pairs - filled.written} there before"
+        print(f"{filled.role}: {filled.data}: {done}: {filled.folder}")
+
+
 def _report(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
@@ -201,26 +211,6 @@ def _arena(arguments: argparse.Namespace) -> int:
     return int(bool(table.failed))
 
 
-def _render(arguments: argparse.Namespace) -> None:
-    from stcl.twinstreets.export import ExportRequest, export
-
-    request = ExportRequest(
-        layout=arguments.layout,
-        style=arguments.style,
-        style_seed=arguments.style_seed,
-        seed=arguments.seed,
-        split=arguments.split,
-        clips=arguments.clips,
-        frames=arguments.frames,
-        size=tuple(arguments.size),
-        label_every=1 if arguments.label_all else None,
-        flow_offsets=tuple(arguments.exact_flow),
-    )
-    result = export(arguments.out, request, arguments.workers or os.cpu_count() or 1, not arguments.quiet)
-    if result.frames:
-        print(f"{result.frames} frames in {result.seconds:.1f} s ({result.frames / result.seconds:.1f} a second).")
-
-
 def _export(arguments: argparse.Namespace) -> None:
     import stcl
 
@@ -249,13 +239,14 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "evaluate": _evaluate,
     "inspect": _inspect,
     "predict": _predict,
+    "flow": _flow,
     "report": _report,
     "arena": _arena,
     "analyse": _analyse,
     "export": _export,
     "push": _push,
     "pull": _pull,
-    "data render": _render,
+    **DATA_COMMANDS,
 }
 """Every sub-command by its words."""
 

@@ -49,6 +49,19 @@ def _ids(text: str) -> dict[int, str]:
     return {int(raw): name for raw, name in pairs}
 
 
+_CITYSCAPES = (
+    "road sidewalk building wall fence pole light sign vegetation terrain sky person rider car truck bus train "
+    "motorcycle bicycle"
+)  # in the order of the published train ids
+
+# Cityscapes labelIds: the void ones are, in order, unlabeled, ego vehicle, rectification border, out of region, static,
+# dynamic, ground, parking, rail track, guard rail, bridge, tunnel, pole group, caravan and trailer.
+_CITYSCAPES_IDS = _ids(
+    "0 void, 1 void, 2 void, 3 void, 4 void, 5 void, 6 void, 7 road, 8 sidewalk, 9 void, 10 void, 11 building,"
+    "12 wall, 13 fence, 14 void, 15 void, 16 void, 17 pole, 18 void, 19 light, 20 sign, 21 vegetation, 22 terrain,"
+    "23 sky, 24 person, 25 rider, 26 car, 27 truck, 28 bus, 29 void, 30 void, 31 train, 32 motorcycle, 33 bicycle"
+)
+
 RAW_IDS: dict[str, dict[int, str]] = {
     # SYNTHIA-Seq: 12 is lane marking, 13 and 14 are reserved; its bicycles are what Cityscapes calls riders.
     "synthia_seq": _ids(
@@ -57,19 +70,24 @@ RAW_IDS: dict[str, dict[int, str]] = {
     ),
     # VIPER: both tree (7) and vegetation (8) are vegetation; the void ones are, in order, unlabeled, ambiguous,
     # railtrack, infrastructure, billboard, mobilebarrier, firehydrant, chair, trash, trashcan, animal, van, trailer,
-    # train, plane and boat.
+    # plane and boat.
     "viper": _ids(
         "0 void, 1 void, 2 sky, 3 road, 4 sidewalk, 5 void, 6 terrain, 7 vegetation, 8 vegetation, 9 building, 10 void,"
         "11 fence, 12 void, 13 light, 14 sign, 15 void, 16 void, 17 void, 18 void, 19 void, 20 person, 21 void,"
-        "22 bicycle, 23 motorcycle, 24 car, 25 void, 26 bus, 27 truck, 28 void, 29 void, 30 void, 31 void"
+        "22 bicycle, 23 motorcycle, 24 car, 25 void, 26 bus, 27 truck, 28 void, 29 train, 30 void, 31 void"
     ),
-    # Cityscapes labelIds: the void ones are, in order, unlabeled, ego vehicle, rectification border, out of region,
-    # static, dynamic, ground, parking, rail track, guard rail, bridge, tunnel, pole group, caravan and trailer.
-    "cityscapes_seq": _ids(
-        "0 void, 1 void, 2 void, 3 void, 4 void, 5 void, 6 void, 7 road, 8 sidewalk, 9 void, 10 void, 11 building,"
-        "12 wall, 13 fence, 14 void, 15 void, 16 void, 17 pole, 18 void, 19 light, 20 sign, 21 vegetation, 22 terrain,"
-        "23 sky, 24 person, 25 rider, 26 car, 27 truck, 28 bus, 29 void, 30 void, 31 train, 32 motorcycle, 33 bicycle"
+    "cityscapes_seq": _CITYSCAPES_IDS,
+    "cityscapes": _CITYSCAPES_IDS,
+    "gta5": _CITYSCAPES_IDS | {34: VOID},  # 34 is license plate
+    # SYNTHIA-RAND-CITYSCAPES: not the ids of SYNTHIA-Seq, and here riders are apart from their bicycles. The void ones
+    # are, in order, void, parking slot, road work and lane marking.
+    "synthia_rand": _ids(
+        "0 void, 1 sky, 2 building, 3 road, 4 sidewalk, 5 fence, 6 vegetation, 7 pole, 8 car, 9 sign, 10 person,"
+        "11 bicycle, 12 motorcycle, 13 void, 14 void, 15 light, 16 terrain, 17 rider, 18 truck, 19 bus, 20 train,"
+        "21 wall, 22 void"
     ),
+    # BDD100K labels are stored as Cityscapes train ids.
+    "bdd": dict(enumerate(_CITYSCAPES.split())) | {IGNORE: VOID},
     # CamVid in its 11 class form, train and test alike; its bicyclists are riders.
     "camvid": _ids(
         "0 sky, 1 building, 2 pole, 3 road, 4 sidewalk, 5 vegetation, 6 sign, 7 fence, 8 car, 9 person, 10 rider,"
@@ -84,7 +102,7 @@ class LabelSpace:
     """The classes that a network is trained on, in train-id order.
 
     Args:
-        name: protocol-independent name of the space.
+        name: name of the space, and of the protocol that measures by it (:mod:`stcl.protocols`).
         names: class names; the position is the train id.
         unreported: classes that are trained but left out of the reported mean.
         merges: ``foreign class name -> class name of this space`` (rider -> person), part of the space's identity.
@@ -130,18 +148,23 @@ class LabelSpace:
 
 
 _SYNTHIA_SEQ = "road sidewalk building fence pole light sign vegetation sky person rider car"
-_VIPER = "road sidewalk building fence light sign vegetation terrain sky person car truck bus motorcycle bicycle"
-_CITYSCAPES = (
-    "road sidewalk building wall fence pole light sign vegetation terrain sky person rider car truck bus train "
-    "motorcycle bicycle"
+_SYNTHIA_RAND = (
+    "road sidewalk building wall fence pole light sign vegetation sky person rider car bus motorcycle bicycle"
 )
+_VIPER = "road sidewalk building fence light sign vegetation terrain sky person car truck bus motorcycle bicycle"
+_NOT_IN_VIPER = ("wall", "pole", "rider", "train")
+"""Classes that UnifiedVideoDA leaves out where VIPER is the source; its few trains are trained."""
 
 SPACES: dict[str, LabelSpace] = {
     space.name: space
     for space in (
         LabelSpace("synthia_seq-cityscapes_seq", tuple(_SYNTHIA_SEQ.split()), unreported=("fence",)),
         LabelSpace("viper-cityscapes_seq", tuple(_VIPER.split()), merges={"rider": "person"}),
+        LabelSpace("viper-cityscapes_seq-uvda", tuple(_CITYSCAPES.split()), unreported=_NOT_IN_VIPER),
+        LabelSpace("viper-bdd", tuple(_CITYSCAPES.split()), unreported=_NOT_IN_VIPER),
         LabelSpace("cityscapes", tuple(_CITYSCAPES.split())),
+        LabelSpace("gta5-cityscapes", tuple(_CITYSCAPES.split())),
+        LabelSpace("synthia_rand-cityscapes", tuple(_SYNTHIA_RAND.split())),
         # CamVid has no class for traffic lights apart from signs, so both are one class here.
         LabelSpace(
             "twinstreets-camvid",

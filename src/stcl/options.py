@@ -2,14 +2,15 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import stcl
-from stcl.arguments import count, shard, size
+from stcl.arguments import Parser, add_verb, count, shard, size
+from stcl.data_cli import add_data
 from stcl.resources import list_arenas, list_configs, list_presets
 
 if TYPE_CHECKING:
-    Verbs = argparse._SubParsersAction["Parser"]
+    from stcl.arguments import Verbs
 
 DESCRIPTION = """Train a video segmentation network on labelled synthetic driving video so that it works on your
 unlabelled real video, and see how well it does.
@@ -46,14 +47,6 @@ shipped configurations:
 """
 
 
-class Parser(argparse.ArgumentParser):
-    """Answers a mistake with one line, like every other part of the command."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the message and leave with status 2."""
-        self.exit(2, f"stcl: error: {message}. See '{self.prog} --help'.\n")
-
-
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all sub-commands, built without a heavy import."""
     parser = Parser("stcl", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -63,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_train(verbs)
     _add_evaluate(verbs)
     _add_predict(verbs)
+    _add_flow(verbs)
     _add_inspect(verbs)
     _add_report(verbs)
     _add_arena(verbs)
@@ -70,19 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_export(verbs)
     _add_push(verbs)
     _add_pull(verbs)
-    _add_data(verbs)
-    return parser
-
-
-def _add(verbs: "Verbs", verb: str, summary: str, text: str) -> argparse.ArgumentParser:
-    parser = verbs.add_parser(
-        verb.rpartition(" ")[2],
-        help=summary,
-        description=text,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.set_defaults(verb=verb)
+    add_data(verbs)
     return parser
 
 
@@ -91,14 +73,14 @@ def _add_demo(verbs: "Verbs") -> None:
         "Render two looks of a street world, train without and with adaptation, and write a page about it:\n"
         "OUT/report.html, OUT/demo.mp4 and OUT/summary.json. A few minutes on two cores; needs no data set."
     )
-    parser = _add(verbs, "demo", "the whole job on the built-in benchmark, in minutes", text)
+    parser = add_verb(verbs, "demo", "the whole job on the built-in benchmark, in minutes", text)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for everything the demo makes")
     parser.add_argument("--seed", type=count, default=0, help="determines the random draws of training (default 0)")
 
 
 def _add_train(verbs: "Verbs") -> None:
     text = TRAIN_HELP + "".join(f"  {name}\n" for name in list_configs())
-    parser = _add(verbs, "train", "train one network from a configuration", text)
+    parser = add_verb(verbs, "train", "train one network from a configuration", text)
     parser.usage = (
         "stcl train CONFIG --out DIR [--preset NAME] [--group.key VALUE ...] [--print-config] [--quiet]\n"
         "       stcl train --resume RUN [--training.devices N ...] [--quiet]"
@@ -114,7 +96,7 @@ def _add_train(verbs: "Verbs") -> None:
 
 def _add_evaluate(verbs: "Verbs") -> None:
     text = "Measure trained networks on labelled target frames; writes RUN/results.json and prints a table."
-    parser = _add(verbs, "evaluate", "measure trained networks on labelled frames", text)
+    parser = add_verb(verbs, "evaluate", "measure trained networks on labelled frames", text)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder that 'stcl train' wrote")
     parser.add_argument("--split", help="split of the target data set (default: the configuration's)")
     parser.add_argument("--root", type=Path, help="folder of the target data set (default: the configuration's)")
@@ -130,7 +112,7 @@ def _add_predict(verbs: "Verbs") -> None:
         "INPUT is a video file, a folder of frames, a camera (camera:0) or a URL (rtsp://..., http://...). Call it\n"
         "again after an interruption: what is done is never done again (docs/predict.md)."
     )
-    parser = _add(verbs, "predict", "segment video files, folders of frames, a camera", text)
+    parser = add_verb(verbs, "predict", "segment video files, folders of frames, a camera", text)
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="video file, folder of frames, camera or URL")
     parser.add_argument("--checkpoint", required=True, metavar="CKPT", help="run folder, or weights (stcl.load_model)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="each input gets a folder in there")
@@ -155,12 +137,30 @@ def _add_predict(verbs: "Verbs") -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
+def _add_flow(verbs: "Verbs") -> None:
+    text = (
+        "Compute the optical flow of all clips that CONFIG trains and evaluates on into its flow.cache; what is there\n"
+        "is skipped. With --report write a page about how well the flow explains the frames instead (docs/flow.md)."
+    )
+    parser = add_verb(verbs, "flow", "compute optical flow before training, look at it", text)
+    parser.usage = "stcl flow CONFIG [--shard I/N] [--workers N] [--report DIR] [--group.key VALUE ...]"
+    parser.add_argument("config", metavar="CONFIG", help="YAML file, or the name of a shipped one")
+    parser.add_argument("--shard", type=shard, metavar="I/N", help="part I of N of the pairs (torchrun: by rank)")
+    parser.add_argument("--workers", type=count, metavar="N", help="processes (default: one a core; raft: 0)")
+    parser.add_argument("--report", type=Path, metavar="DIR", help="write a page about the flow into DIR, nothing else")
+    parser.add_argument("--pairs", type=count, default=20, metavar="N", help="pairs for the page (default 20 a domain)")
+    parser.add_argument("--against", nargs="+", default=["zero"], metavar="NAME", help="other flows (default zero)")
+    parser.add_argument("--preset", metavar="NAME", help=f"fit a device's memory: {', '.join(list_presets())}")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.set_defaults(takes_overrides=True)
+
+
 def _add_inspect(verbs: "Verbs") -> None:
     text = (
         "Take a few training steps and show what the last of them fed to the network: OUT/inspect.html, inspect.json\n"
         "and pictures. CONFIG and its overrides are those of 'stcl train'; a RUN goes on from its last checkpoint."
     )
-    parser = _add(verbs, "inspect", "look at what enters a training step", text)
+    parser = add_verb(verbs, "inspect", "look at what enters a training step", text)
     parser.usage = "stcl inspect CONFIG|RUN --out DIR [--steps N] [--preset NAME] [--group.key VALUE ...]"
     parser.add_argument("subject", metavar="CONFIG|RUN", help="as for 'stcl train', or a run folder")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder, or an earlier inspection's")
@@ -171,7 +171,7 @@ def _add_inspect(verbs: "Verbs") -> None:
 
 def _add_report(verbs: "Verbs") -> None:
     text = "Compare evaluated runs: OUT/report.html, OUT/results.md and OUT/results.csv. Reads result files only."
-    parser = _add(verbs, "report", "tables and a page from evaluated runs", text)
+    parser = add_verb(verbs, "report", "tables and a page from evaluated runs", text)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder with a results.json")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the report")
 
@@ -182,7 +182,7 @@ def _add_analyse(verbs: "Verbs") -> None:
         "OUT/analysis.html, OUT/analysis.json and pictures of the worst frames. Runs that were trained with\n"
         "--training.snapshot_every N are shown over time."
     )
-    parser = _add(verbs, "analyse", "how good pseudo labels are, over training", text)
+    parser = add_verb(verbs, "analyse", "how good pseudo labels are, over training", text)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders on one target data set")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the analysis")
     parser.add_argument("--split", help="split of the target data set (default: the one that is adapted to)")
@@ -197,7 +197,7 @@ def _add_arena(verbs: "Verbs") -> None:
         "CONFIG is a YAML file (docs/arena.md) or a shipped one by name. What is done is never done again: call it\n"
         "again after an interruption, or in several places at once with one OUT.\n\nshipped arenas:\n"
     )
-    parser = _add(
+    parser = add_verb(
         verbs, "arena", "compare methods over seeds and data", text + "\n".join(map("  {}".format, list_arenas()))
     )
     parser.add_argument("plan", metavar="CONFIG", help="YAML file, or the name of a shipped one")
@@ -217,7 +217,7 @@ def _add_export(verbs: "Verbs") -> None:
         "  torch-export  the same graphs as .pt2 files, for torch.export.load\n\n"
         "Graphs are opened again and compared with the network; if they differ, nothing is written."
     )
-    parser = _add(verbs, "export", "write a trained network as a folder to hand on", text)
+    parser = add_verb(verbs, "export", "write a trained network as a folder to hand on", text)
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished training")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder")
     parser.add_argument("--format", required=True, metavar="FORMAT", help="safetensors, onnx or torch-export")
@@ -230,7 +230,7 @@ def _add_export(verbs: "Verbs") -> None:
 
 def _add_push(verbs: "Verbs") -> None:
     text = "Upload a model folder to the Hugging Face hub (pip install 'stcl[hub]'), or copy it to a local folder."
-    parser = _add(verbs, "push", "upload a model folder to the Hugging Face hub", text)
+    parser = add_verb(verbs, "push", "upload a model folder to the Hugging Face hub", text)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder that 'stcl export --license ID' wrote")
     parser.add_argument("repository", metavar="REPO_ID", help="owner/name, or ./folder, or a file: URL")
     parser.add_argument("--private", action="store_true", help="make a new repository a private one")
@@ -239,46 +239,8 @@ def _add_push(verbs: "Verbs") -> None:
 
 def _add_pull(verbs: "Verbs") -> None:
     text = "Fetch a model folder from the Hugging Face hub or a local folder. Files it cannot vouch for are refused."
-    parser = _add(verbs, "pull", "fetch a model folder from the Hugging Face hub", text)
+    parser = add_verb(verbs, "pull", "fetch a model folder from the Hugging Face hub", text)
     parser.add_argument("repository", metavar="REPO_ID", help="owner/name, or ./folder, or a file: URL")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder")
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit (default: main)")
     parser.add_argument("--force", action="store_true", help="replace a model that lies there")
-
-
-def _add_data(verbs: "Verbs") -> None:
-    parser = verbs.add_parser("data", help="make and inspect data sets", description="Make and inspect data sets.")
-    below = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    text = (
-        "Render TwinStreets, the built-in benchmark, into the folder layout of a published data set.\n\n"
-        "  stcl data render --layout synthia-seq --style clean --clips 40 --out data/source\n"
-        "  stcl data render --layout cityscapes-seq --style camera --split val --clips 20 --out data/target"
-    )
-    render = _add(below, "data render", "render TwinStreets into a published layout", text)
-    render.add_argument("--out", type=Path, required=True, metavar="DIR", help="root folder of the data set")
-    render.add_argument("--layout", required=True, choices=("synthia-seq", "viper", "cityscapes-seq"))
-    render.add_argument("--style", required=True, choices=("clean", "camera"), help="simulator look or dash-cam look")
-    render.add_argument("--style-seed", type=count, default=0, help="which look of that family (default 0)")
-    render.add_argument("--seed", type=count, default=0, help="which streets (default 0)")
-    render.add_argument(
-        "--split",
-        choices=("train", "val", "test", "pretrain"),
-        default="train",
-        help="streets of different splits differ (default train)",
-    )
-    render.add_argument("--clips", type=count, default=40, help="number of streets (default 40)")
-    render.add_argument("--frames", type=count, default=30, help="frames of each clip (default 30)")
-    render.add_argument(
-        "--size", type=count, nargs=2, default=(256, 128), metavar=("WIDTH", "HEIGHT"), help="pixels (default 256 128)"
-    )
-    render.add_argument("--label-all", action="store_true", help="cityscapes-seq: label every frame, not one a clip")
-    render.add_argument(
-        "--exact-flow",
-        type=count,
-        nargs="*",
-        default=[],
-        metavar="STEP",
-        help="write flow to the STEP-th frame before",
-    )
-    render.add_argument("--workers", type=count, default=0, help="processes (default: one a core)")
-    render.add_argument("--quiet", action="store_true", help="no progress bar")

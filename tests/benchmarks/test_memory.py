@@ -49,12 +49,14 @@ def test_the_count_is_that_of_a_real_step(memory, overrides):
     assert rows[0].peak_bytes > rows[0].between_steps_bytes > 0
 
 
+@pytest.mark.slow
 def test_checkpointing_and_a_crop_save_memory(memory):
     ways = [[], ["--training.gradient_checkpointing", "true"], ["--method.preparation.crop", "[32, 32]"]]
     plain, saving, cropped = (memory.row_of("twinstreets/stcl", "none", [*TINY, *way], "count") for way in ways)
     assert saving.peak_bytes < plain.peak_bytes and cropped.peak_bytes < plain.peak_bytes
 
 
+@pytest.mark.slow
 def test_the_tightest_preset_leaves_a_fifth_of_its_card(memory, capsys):
     assert memory.main(["--presets", "24gb"]) == 0
     (row,) = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]

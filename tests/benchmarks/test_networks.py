@@ -58,6 +58,7 @@ def test_a_table_and_a_line_of_json(networks, capsys):
         assert row["train_bytes"] > 3 * weights and row["train_bytes"] > row["inference_bytes"] > weights
 
 
+@pytest.mark.slow
 def test_networks_without_contents_are_counted_as_well(networks):
     row = networks.row_of("mit_b0", (64, 32), 0.0, 1)
     assert row.train_bytes > row.inference_bytes > 4 * row.parameters

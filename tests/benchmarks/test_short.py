@@ -90,6 +90,19 @@ def test_histogram(result, table):
     ]
 
 
+def test_loading(result, table):
+    found = result("loading", "--size", "128", "64", "--samples", "2", "--rounds", "1")
+    assert set(found["samples_per_second"]) == {"published", "opened_once", "without_cache", "with_cache"}
+    assert all(map(is_positive, found["samples_per_second"].values())) and 0 < found["checksum_share"] < 1
+    assert [row.ratio for row in table("loading", found)] == [found["without_cache"], found["with_cache"]]
+
+
+def test_memory_of_loading(result):
+    found = result("loading", "--memory", "20")
+    assert set(found["memory_mib"]) == {"without_cache", "with_cache"}
+    assert all(len(sizes) == 2 and all(map(is_positive, sizes)) for sizes in found["memory_mib"].values())
+
+
 def test_startup(result, table):
     found = result("startup", "--rounds", "2", "--commands", "python", "import", "help", "train_help")
     assert all(0 < found[key] < 30 for key in ("python", "import", "help", "train_help"))
@@ -198,3 +211,8 @@ def test_streaming(result, batch):
     found = result("streaming", "--size", "64", "32", "--frames", "6", "--rounds", "1", "--batch", batch)
     assert set(found) == {"ratio", "max_difference"}
     assert is_positive(found["ratio"]) and 0 <= found["max_difference"] <= 1e-5
+
+
+def test_video_access(result):
+    found = result("video_access", "--frames", "30", "--clips", "3", "--key-frame-every", "10")
+    assert is_positive(found["clip_ms"]) and 3 <= found["decoded_a_clip"] <= 30 and len(found["memory_mb"]) == 3

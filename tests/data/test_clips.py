@@ -131,9 +131,9 @@ def test_wrong_size(synthia, size):
         ClipDataset(synthia, ClipSpec(), SPACE, size=size)
 
 
-@pytest.mark.parametrize("frames", ["labeled", "every", "every:0", "every:-2", "every:x"])
+@pytest.mark.parametrize("frames", ["labeled", "every", "every:0", "every:-2", "every:x", "list:", "published:2"])
 def test_unknown_choice_of_frames(synthia, frames):
-    with pytest.raises(SettingError, match=f"'{frames}'. Known: all, labelled, every:N"):
+    with pytest.raises(SettingError, match=f"'{frames}'. Known: all, labelled, published, every:N .*list:FILE"):
         ClipDataset(synthia, ClipSpec(), SPACE, frames=frames)
 
 

@@ -9,6 +9,7 @@ import time
 import pytest
 import yaml
 
+from stcl.cli import main
 from stcl.engine.checkpoint import read_checkpoint
 from stcl.twinstreets.export import ExportRequest, export
 
@@ -54,7 +55,7 @@ def finish(process):
     return output, told
 
 
-def test_two_processes_stop_and_go_on_exactly(world):
+def test_two_processes_stop_and_go_on_exactly(world, capsys):
     """Stopped by a signal to one of them, gone on with torchrun: the bits of an uninterrupted run, patches included."""
     whole, run = world / "whole", world / "run"
     output, _ = finish(start(LAUNCH, world / "config.yaml", "--out", whole))
@@ -80,6 +81,7 @@ def test_two_processes_stop_and_go_on_exactly(world):
 
     (run / "model.safetensors").unlink()
     (run / "checkpoints" / "last.ckpt").unlink()  # the one before is that of the stop
-    _, told = finish(start(LAUNCH, "--resume", run, "--training.devices", "1"))
+    assert main(["train", "--resume", str(run), "--training.devices", "1", "--quiet"]) == 0
+    told = capsys.readouterr().err
     assert "This run was on 2 devices and goes on with 1: the same batches" in " ".join(told.split())
     assert (run / "model.safetensors").is_file()

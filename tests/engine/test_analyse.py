@@ -12,12 +12,15 @@ from stcl.cli import main
 from stcl.engine.analyse import analyse
 from stcl.engine.checkpoint import FREE_KEYS, read_checkpoint
 from stcl.engine.evaluate import evaluate
-from stcl.engine.labelling import Run, load_frames
-from stcl.engine.networks import build_method
+from stcl.engine.labelling import Run, label_target, load_frames
+from stcl.engine.networks import build_method, untrained
 from stcl.engine.train import resume, train
 from stcl.errors import CheckpointError, DataError, SettingError
+from stcl.labels import IGNORE
 from stcl.methods import STCL
+from stcl.methods.settings import Teacher
 from stcl.models.weights import read_weights
+from stcl.ops.warp import consistent
 
 SHORT = {"steps": 4, "snapshot_every": 2, "checkpoint_every": 2}
 METHOD = {"threshold": 0.2, "teacher": {"flip": True, "flow_error": 0.05}}
@@ -236,3 +239,13 @@ def test_the_command_from_runs_to_page(trained, run, tmp_path, capsys):
     assert change["run"] == str(tmp_path / "stcl")
     assert main([*words, "--against", str(run)]) == 2
     assert "No results.json" in capsys.readouterr().err
+
+
+def test_the_way_back_is_loaded_where_a_teacher_asks_for_it(settings):
+    """And pixels whose way there and back is open have no label, as in training."""
+    clip = load_frames(settings, {1}, None, 1, back=True).target[0].to_float()
+    assert set(clip.flows) == {(0, -1), (-1, -2), (-1, 0)}
+    network = untrained(settings).eval()
+    pseudo, _ = label_target(network, clip, Teacher(flow_consistency=True), None)
+    trusted = consistent(clip.flow(0, -1), clip.flow(-1, 0))
+    assert torch.equal(pseudo.labels != IGNORE, trusted) and 0 < trusted.float().mean() < 1

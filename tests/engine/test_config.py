@@ -1,5 +1,7 @@
 """Configurations as files: inheritance, overrides, and what is refused."""
 
+from functools import cache
+
 import pytest
 
 from stcl import resources
@@ -8,6 +10,7 @@ from stcl.engine.networks import resolve_weights
 from stcl.engine.settings import Settings
 from stcl.errors import SettingError
 from stcl.models.pretrained import list_pretrained
+from stcl.protocols import PROTOCOLS
 
 SHIPPED = [name for name in resources.list_configs() if "name" in read_yaml(resources.config_path(name))["method"]]
 BASES = sorted(set(resources.list_configs()) - set(SHIPPED))
@@ -39,9 +42,14 @@ def same(one: Settings, other: Settings) -> bool:
 # shipped configurations
 
 
+@cache
+def shipped(name: str) -> Settings:
+    return load_settings(resources.config_path(name))
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_configuration_loads(name):
-    settings = load_settings(resources.config_path(name))
+    settings = shipped(name)
     assert settings.title
     assert settings.oracle == ("oracle" in name)
 
@@ -55,7 +63,7 @@ def test_every_shipped_base_states_known_keys(name):
 def test_shipped_weights_exist(name):
     if not resources.list_weights():
         pytest.skip("no weights come with this install yet")
-    settings = load_settings(resources.config_path(name))
+    settings = shipped(name)
     weights = settings.network.weights
     if weights is not None and weights.startswith("pretrained:"):  # not in the package
         assert weights.removeprefix("pretrained:") in list_pretrained(settings.network.backbone)
@@ -67,7 +75,7 @@ def test_the_compared_runs_have_one_network_start_and_schedule():
     """Same network, start, schedule, resolution."""
     for folder in ("twinstreets", "twinstreets-camvid"):
         methods = ("source_only", "strong_source_only", "stcl", "oracle")
-        runs = [load_settings(resources.config_path(f"{folder}/{name}")) for name in methods]
+        runs = [shipped(f"{folder}/{name}") for name in methods]
         for run in runs:
             assert (run.network, run.training, run.target) == (runs[0].network, runs[0].training, runs[0].target)
             assert run.method["optimization"] == runs[0].method["optimization"]
@@ -77,12 +85,24 @@ def test_the_compared_runs_have_one_network_start_and_schedule():
             assert strong[shared] == adapted[shared]
 
 
+@pytest.mark.parametrize("name", [name for name in SHIPPED if not name.startswith("own/")])
+def test_published_benchmarks_are_measured_by_their_protocol(name):
+    """Source and target are those of the protocol; an oracle trains on the target."""
+    settings, protocol = shipped(name), PROTOCOLS[shipped(name).space.name]
+    rendered = name.startswith("twinstreets/")
+    if not rendered:
+        assert settings.target.name == protocol.target
+        assert settings.source.name == (protocol.target if settings.oracle else protocol.source)
+    if "viper" in name:
+        assert (settings.source.frames, settings.source.size) == ("published", (1280, 720))
+
+
 # the resolved configuration
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_dump_loads_to_the_same_settings(name, write):
-    settings = load_settings(resources.config_path(name))
+    settings = shipped(name)
     again = load_settings(write(settings.dump()))
     assert same(settings, again)
     assert again.dump() == settings.dump()

@@ -17,6 +17,7 @@ from stcl.engine.evaluate import evaluate
 from stcl.engine.train import train
 from stcl.errors import CheckpointError, DataError, SettingError
 from stcl.labels import IGNORE, get_space
+from stcl.protocols import PROTOCOLS
 from stcl.report import compare, read_result
 from stcl.twinstreets.export import ExportRequest, export
 
@@ -116,14 +117,16 @@ def test_results_say_everything(trained, streets, tmp_path):
     results = measure(trained, tmp_path / "deep" / "out")
     assert json.loads((tmp_path / "deep" / "out" / "results.json").read_text()) == results
     assert list(results) == [
-        *("schema", "name", "title", "method", "oracle", "protocol", "data", "miou", "iou", "confusion", "selection"),
-        *("statistics", "seed", "steps", "config", "code", "environment", "seconds", "date"),
+        *("schema", "name", "title", "method", "oracle", "protocol", "data", "miou", "means", "iou", "confusion"),
+        *("selection", "statistics", "seed", "steps", "config", "code", "environment", "seconds", "date"),
     ]
     protocol = results["protocol"]
     assert (protocol["name"], protocol["version"]) == (SPACE.name, 1)
     assert protocol["classes"] == list(SPACE.names)
     assert protocol["reported"] == list(SPACE.reported)
+    assert protocol == PROTOCOLS[SPACE.name].describe()
     assert "one confusion matrix" in protocol["averaging"]
+    assert results["means"] == {}
     names = {"source": "synthia_seq/train", "target": "cityscapes_seq/train"}
     assert results["data"] == {**names, "split": "val", "frames": 2}
     assert results["selection"] == "last EMA weights"

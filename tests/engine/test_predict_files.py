@@ -2,9 +2,7 @@
 
 import csv
 import json
-import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -148,23 +146,24 @@ def pictures_in(out: Path, read_video) -> dict[str, bytes]:
 
 
 def test_after_a_kill_it_goes_on_as_if_nothing_had_been(
-    predict, run, tmp_path, moving_frames, write_video, read_video
+    predict, run, tmp_path, moving_frames, write_video, read_video, start_stcl
 ) -> None:
     frames = [*moving_frames(50, (96, 128)), *moving_frames(70, (96, 128), seed=1)]
     street = write_video(tmp_path / "long.mp4", frames)
     options = ["--save", "overlay", "labels", "shares", "--part-frames", "20", "--quiet", "--device", "cpu"]
     fixed = ["--checkpoint", str(run), "--out", str(tmp_path / "killed")]
-    command = [sys.executable, "-m", "stcl.cli", "predict", str(street), *options, *fixed]
+    command = ["predict", str(street), *options, *fixed]
     parts = tmp_path / "killed" / "long" / ".parts"
-    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = start_stcl(tmp_path / "log.txt", *command)
     deadline = time.monotonic() + 60
     while len(list(parts.glob("*.json"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.002)
     process.kill()
-    assert process.wait() == -signal.SIGKILL
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert 2 <= len(list(parts.glob("*.json"))) < 6 and not (parts.parent / "overlay.mp4").exists()
     begun = time.time_ns()
-    assert main(command[3:]) == 0
+    assert main(command) == 0
     made = [path.stem for path in (parts.parent / "labels").iterdir() if path.stat().st_mtime_ns > begun]
     assert 0 < len(made) <= 80 and "000039" not in made  # the rest alone
     assert predict(street, *options)[0] == 0

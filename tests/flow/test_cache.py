@@ -1,4 +1,5 @@
 import multiprocessing
+import os
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,7 +30,7 @@ def cached(tmp_path):
 @pytest.mark.parametrize("compress", [True, False])
 def test_computed_once_and_the_same_both_times(tmp_path, scene, compress):
     cached = CachedFlow(Counting(), tmp_path / "cache", compress)
-    one, two = (cached(*scene[:4]) for _ in range(2))
+    one, two = (cached(*scene.pair) for _ in range(2))
     assert len(cached.provider.calls) == 1
     assert np.array_equal(one, two)
     assert one.dtype == two.dtype == np.float32
@@ -39,7 +40,7 @@ def test_computed_once_and_the_same_both_times(tmp_path, scene, compress):
 
 
 def test_other_frames(cached, scene):
-    cached(*scene[:4])
+    cached(*scene.pair)
     changed = scene.image_b.copy()
     changed[5, 5, 1] ^= 1
     with pytest.raises(
@@ -51,28 +52,28 @@ def test_other_frames(cached, scene):
 
 
 def test_other_size(cached, scene):
-    cached(*scene[:4])
+    cached(*scene.pair)
     with pytest.raises(DataError, match="belongs to other image sizes: found 128x96, expected 64x96"):
         cached(scene.a, scene.b, scene.image_a[:, :64], scene.image_b[:, :64])
 
 
 def test_other_settings(cached, scene):
-    cached(*scene[:4])
+    cached(*scene.pair)
     with pytest.raises(DataError, match=r"other flow settings: found counting\(step=1\), expected counting\(step=2\)"):
-        CachedFlow(Counting("counting(step=2)"), cached.folder)(*scene[:4])
+        CachedFlow(Counting("counting(step=2)"), cached.folder)(*scene.pair)
 
 
 def test_other_format(cached, scene, monkeypatch):
-    cached(*scene[:4])
+    cached(*scene.pair)
     monkeypatch.setattr("stcl.flow.cache.VERSION", "0")
     with pytest.raises(DataError, match="other versions of the file format: found 1, expected 0"):
-        cached(*scene[:4])
+        cached(*scene.pair)
 
 
 @pytest.mark.parametrize("damage", ["cut", "cut late", "empty", "foreign", "flipped"])
 def test_damaged_file(cached, scene, damage):
     cached.provider = get_flow("dis")
-    cached(*scene[:4])
+    cached(*scene.pair)
     path = cached.path(scene.a, scene.b)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0x55
@@ -83,7 +84,7 @@ def test_damaged_file(cached, scene, damage):
         ]
     )
     with pytest.raises(DataError, match=r"damaged or no flow cache file.*Delete it") as caught:
-        cached(*scene[:4])
+        cached(*scene.pair)
     assert str(path) in str(caught.value)
 
 
@@ -92,12 +93,12 @@ def test_foreign_npz(cached, scene):
     path.parent.mkdir()
     np.savez(path, flow=np.zeros((2, 4, 4)))
     with pytest.raises(DataError, match="no flow cache file"):
-        cached(*scene[:4])
+        cached(*scene.pair)
 
 
 def test_several_processes_share_a_folder(cached, scene):
     cached.folder.mkdir()
-    cached(*scene[:4])
+    cached(*scene.pair)
     content = cached.path(scene.a, scene.b).read_bytes()
     workers = [multiprocessing.Process(target=_write, args=(cached, scene)) for _ in range(3)]
     for worker in workers:
@@ -114,7 +115,7 @@ def _write(cached, scene):
     content = path.read_bytes()
     for _ in range(30):
         write_atomic(path, content)
-        cached(*scene[:4])
+        cached(*scene.pair)
 
 
 class Clips:
@@ -141,6 +142,27 @@ def test_precompute_fills_the_cache(cached, scene, workers):
     assert len(cached.provider.calls) == before
 
 
+def test_what_is_there_is_told_without_reading_frames(cached, scene):
+    for ref in (scene.a, scene.b):
+        ref.image.parent.mkdir(parents=True, exist_ok=True)
+        ref.image.write_bytes(b"no picture")
+    assert not cached.holds(scene.a, scene.b, (128, 96))
+    cached(*scene.pair)
+    assert cached.holds(scene.a, scene.b, (128, 96)) and cached.holds(scene.a, scene.b, None)
+    assert not cached.holds(scene.b, scene.a, (128, 96))
+    assert (cached.written, len(cached.provider.calls)) == (1, 1)
+    with pytest.raises(DataError, match="other image sizes: found 128x96, expected 64x48"):
+        cached.holds(scene.a, scene.b, (64, 48))
+    with pytest.raises(DataError, match="other flow settings"):
+        CachedFlow(Counting("counting(step=2)"), cached.folder).holds(scene.a, scene.b, None)
+    later = cached.path(scene.a, scene.b).stat().st_mtime + 5
+    os.utime(scene.b.image, (later, later))  # rendered anew: the digest has to tell
+    assert not cached.holds(scene.a, scene.b, (128, 96))
+    cached.path(scene.a, scene.b).write_bytes(b"")
+    with pytest.raises(DataError, match="damaged"):
+        cached.holds(scene.a, scene.b, None)
+
+
 def test_precompute_needs_a_cache(scene):
     with pytest.raises(SettingError, match="Give the flow a cache folder"):
         precompute(Clips(scene, Counting()))
@@ -148,7 +170,7 @@ def test_precompute_needs_a_cache(scene):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_precompute_passes_errors_on(cached, scene, workers):
-    cached(*scene[:4])
+    cached(*scene.pair)
     cached.path(scene.a, scene.b).write_bytes(b"")
     with pytest.raises(DataError, match=r"^Flow cache file .* is damaged"):
         precompute(Clips(scene, cached), workers=workers, progress=False)

@@ -8,27 +8,45 @@ import pytest
 import torch
 
 from stcl.errors import DataError, SettingError
-from stcl.files import encode_flow, exact_flow_path, read_flow_png, write_atomic
+from stcl.files import encode_flow, encode_image, exact_flow_path, read_flow_png, write_atomic
 from stcl.flow import FLOWS, CachedFlow, get_flow
 from stcl.ops.warp import warp
 
 every_flow = pytest.mark.parametrize("name", FLOWS)
+every_moving_flow = pytest.mark.parametrize("name", [name for name in FLOWS if name != "zero"])
 MARGIN = np.s_[..., 12:-12, 12:-12]
 
 
-@every_flow
-def test_direction_sign_and_axis_order(name, scene):
-    flow = get_flow(name)(scene.a, scene.b, scene.image_a, scene.image_b)
+@every_moving_flow
+def test_direction_sign_and_axis_order(name, scene, make):
+    flow = make(name)(*scene.pair)
     assert flow.shape == (2, 96, 128)
     assert flow.dtype == np.float32
     assert flow.flags.c_contiguous
-    assert np.abs(flow[MARGIN][0] - scene.u).mean() < 0.2
-    assert np.abs(flow[MARGIN][1] - scene.v).mean() < 0.2
+    assert np.abs(flow[MARGIN][0] - 5).mean() < 0.2
+    assert np.abs(flow[MARGIN][1] - 3).mean() < 0.2
 
 
-@every_flow
-def test_warp_aligns_b_to_a(name, scene):
-    flow = torch.from_numpy(get_flow(name)(scene.a, scene.b, scene.image_a, scene.image_b))[None]
+@every_moving_flow
+def test_every_other_convention_is_worse_on_a_street(name, street, make):
+    """Sign, order of the axes and which frame's pixels index the flow, where each of them tells."""
+    flow = make(name)(*street.pair)
+    moving = (np.hypot(*street.flow) > 3) & ~street.occluded
+    assert moving.mean() > 0.1
+    right = np.hypot(*(flow - street.flow))[moving]
+    for wrong in (-flow, flow[::-1], -flow[::-1], flow * [[[1]], [[-1]]], flow * [[[-1]], [[1]]]):
+        assert np.hypot(*(wrong - street.flow))[moving].mean() > 2 * right.mean()
+    image_b = torch.from_numpy(street.image_b).permute(2, 0, 1)[None].float()
+    errors = {}
+    for sign in (1, -1, 0):
+        aligned = warp(image_b, sign * torch.from_numpy(flow)[None])[0].permute(1, 2, 0).numpy()
+        errors[sign] = np.abs(aligned - street.image_a)[moving].mean()
+    assert errors[1] < 0.75 * errors[0] < 0.75 * errors[-1]
+
+
+@every_moving_flow
+def test_warp_aligns_b_to_a(name, scene, make):
+    flow = torch.from_numpy(make(name)(*scene.pair))[None]
     image_b = torch.from_numpy(scene.image_b).permute(2, 0, 1)[None].float()
     aligned = warp(image_b, flow)[0].permute(1, 2, 0).numpy()
     error = np.abs(aligned - scene.image_a)[12:-12, 12:-12].mean()
@@ -36,38 +54,46 @@ def test_warp_aligns_b_to_a(name, scene):
     assert error < 0.1 * still
 
 
-@every_flow
-def test_motion_scales_per_axis_with_the_image(name, scene):
-    """At half the width and a third of the height, u halves and v is a third."""
-    size = (64, 32)
+@every_moving_flow
+@pytest.mark.parametrize("size", [(64, 32), (256, 144)])
+def test_motion_scales_per_axis_with_the_image(name, scene, make, size):
+    """Smaller or larger, u goes with the width and v with the height."""
     images = [cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in (scene.image_a, scene.image_b)]
-    flow = get_flow(name)(scene.a, scene.b, *images)
-    assert flow.shape == (2, 32, 64)
+    small = scene._replace(image_a=images[0], image_b=images[1])
+    flow = make(name)(*small.pair)
+    assert flow.shape == (2, size[1], size[0])
     inner = flow[..., 6:-6, 6:-6]
-    assert np.abs(np.median(inner[0]) - scene.u / 2) < 0.2
-    assert np.abs(np.median(inner[1]) - scene.v / 3) < 0.2
+    assert np.abs(np.median(inner[0]) - 5 * size[0] / 128) < 0.2
+    assert np.abs(np.median(inner[1]) - 3 * size[1] / 96) < 0.2
+
+
+def test_no_motion(scene, make):
+    flow = make("zero")(*scene.pair)
+    assert flow.shape == (2, 96, 128) and flow.dtype == np.float32 and not flow.any()
 
 
 @every_flow
-def test_provider_travels_to_workers(name, scene):
-    flow = pickle.loads(pickle.dumps(get_flow(name)))
-    assert flow(scene.a, scene.b, scene.image_a, scene.image_b).shape == (2, 96, 128)
-    assert flow.signature == get_flow(name).signature
+def test_provider_travels_to_workers(name, scene, make):
+    made = make(name)
+    made(*scene.pair)
+    flow = pickle.loads(pickle.dumps(made))
+    assert np.array_equal(flow(*scene.pair), made(*scene.pair))
+    assert flow.signature == made.signature == make(name).signature
 
 
 @every_flow
-def test_same_flow_twice(name, scene):
-    one, two = (get_flow(name)(scene.a, scene.b, scene.image_a, scene.image_b) for _ in range(2))
+def test_same_flow_twice(name, scene, make):
+    one, two = (make(name)(*scene.pair) for _ in range(2))
     assert np.array_equal(one, two)
 
 
 @every_flow
-def test_cache_is_an_option_of_every_provider(name, scene, tmp_path):
-    cached = get_flow(name, cache=tmp_path / "cache")
+def test_cache_is_an_option_of_every_provider(name, scene, make, tmp_path):
+    cached = make(name, cache=tmp_path / "cache")
     assert isinstance(cached, CachedFlow)
-    wanted = get_flow(name)(scene.a, scene.b, scene.image_a, scene.image_b)
+    wanted = make(name)(*scene.pair)
     for _ in range(2):
-        assert np.abs(cached(scene.a, scene.b, scene.image_a, scene.image_b) - wanted).max() < 0.02
+        assert np.abs(cached(*scene.pair) - wanted).max() < 0.02
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["clip_0000_000001_to_clip_0000_000000.npz"]
 
 
@@ -84,8 +110,8 @@ def test_unknown_names_list_the_right_ones():
 
 @pytest.mark.parametrize("preset", ["ultrafast", "fast", "medium"])
 def test_dis_presets(preset, scene):
-    flow = get_flow("dis", preset=preset)(scene.a, scene.b, scene.image_a, scene.image_b)
-    assert abs(np.median(flow[0]) - scene.u) < 0.5
+    flow = get_flow("dis", preset=preset)(*scene.pair)
+    assert abs(np.median(flow[0]) - 5) < 0.5
     assert preset in get_flow("dis", preset=preset).signature
 
 
@@ -106,15 +132,21 @@ def test_exact_flow_of_another_pair(scene):
 def test_exact_flow_outside_a_rendered_tree(scene, tmp_path):
     (tmp_path / "tree/exact_flow").rename(tmp_path / "tree/elsewhere")
     with pytest.raises(DataError, match=r"no folder 'exact_flow' beside it or above it.*use flow 'dis'"):
-        get_flow("exact")(scene.a, scene.b, scene.image_a, scene.image_b)
+        get_flow("exact")(*scene.pair)
 
 
 def test_damaged_exact_flow(scene, tmp_path):
     path = exact_flow_path(tmp_path / "tree", scene.a.image, scene.b.image)
-    for content in (b"", b"x" * 100, path.read_bytes()[:60]):
+    grey = encode_image(np.zeros((4, 4), np.uint16))
+    for content, message in (
+        (b"", f"File {path} is empty"),
+        (b"x" * 100, rf"File {path} \(100 bytes\) is not an image"),
+        (path.read_bytes()[:60], f"PNG file {path} is cut off after 60 bytes"),
+        (grey, rf"Flow file {path}: expected a 16-bit PNG with 3 channels, found uint16 of shape \(4, 4\)"),
+    ):
         path.write_bytes(content)
-        with pytest.raises(DataError, match=f"Flow file {path}: expected a 16-bit PNG"):
-            get_flow("exact")(scene.a, scene.b, scene.image_a, scene.image_b)
+        with pytest.raises(DataError, match=message):
+            get_flow("exact")(*scene.pair)
 
 
 def test_flow_file_keeps_a_64th_of_a_pixel(tmp_path):

@@ -39,7 +39,10 @@ CASES = {
     "fusion during the warm-up": ("stcl", {"warmup": 9, "sequence_fusion": SequenceFusion(during_warmup=True)}),
     "dacs": ("dacs", {"teacher": Teacher(interval=0), "weighting": "class_share"}),
     "frozen teacher, two pairs": ("stcl", {"warmup": 1, "teacher": Teacher(kind="frozen"), **PARTS}),
-    "student as teacher": ("stcl", {"teacher": Teacher(kind="self", interval=2), "weighting": "threshold"}),
+    "student as teacher": (
+        "stcl",
+        {"teacher": Teacher(kind="self", interval=2, flow_consistency=True), "weighting": "threshold"},
+    ),
     "running statistics": ("stcl", {"teacher": Teacher(statistics="running", interval=0), "weighting": "none"}),
     "named rare classes": (
         "stcl",

@@ -14,7 +14,7 @@ from stcl.ops.augment import flip_clip
 from stcl.ops.losses import segmentation_loss
 from stcl.ops.mixing import classes_present
 from stcl.ops.pseudo_labels import PseudoLabels, class_probabilities
-from stcl.ops.warp import flip_pair, photometric_error
+from stcl.ops.warp import consistent, flip_pair, photometric_error
 from stcl.types import ClipSpec
 
 PLAIN = Preparation(flip=0.0)
@@ -67,6 +67,45 @@ def test_pixels_that_the_flow_does_not_explain_are_ignored(make, make_batch):
     method.teacher = Teacher()
     without = pseudo_of(method, target)
     assert torch.equal(pseudo.labels[~wrong], without.labels[~wrong])
+
+
+def test_pixels_whose_way_there_and_back_is_open_are_ignored(make, make_batch):
+    method, run = make(teacher=Teacher(flow_consistency=True))
+    assert method.target_spec == ClipSpec(frames=(0, -1, -2), flows=((0, -1), (-1, -2), (-1, 0)))
+    data = make_batch(method)
+    there, back = data["target"].flow(0, -1), data["target"].flow(-1, 0)
+    there[:, 0], there[:, 1] = 3, 1
+    back[..., :40], back[..., 40:] = -there[..., :40], there[..., 40:]  # on the left it is the way back
+    _, target = prepared(method, data)
+    pseudo = pseudo_of(method, target)
+    open_ended = ~consistent(target.flow(0, -1), target.flow(-1, 0))
+    assert open_ended[..., 40:].all() and not open_ended[:, :-1, :37].any()
+    assert torch.equal(pseudo.labels == IGNORE, open_ended) and not pseudo.confidence[open_ended].any()
+    assert torch.isfinite(torch.stack([*run.losses(data).values()])).all()
+
+
+@pytest.mark.parametrize("name", ["tps", "dacs", "stcl"])
+def test_consistency_is_off_unless_asked_for(make, make_batch, name):
+    """No flow is asked for in vain, and the losses are those of a step that never heard of it."""
+    method, run = make(name)
+    assert not method.teacher.flow_consistency and all(b < a for a, b in method.target_spec.flows)
+    data = make_batch(method)
+    perfect, after = make(name, teacher=Teacher(flow_consistency=True))
+    assert set(perfect.target_spec.flows) - set(method.target_spec.flows) == {(-1, 0)}
+    for flow in data["target"].flows.values():
+        flow.zero_()
+    perfect.load_state_dict(method.state_dict())
+    torch.manual_seed(0)  # of dropout
+    terms = run.losses(data)
+    data["target"].flows[-1, 0] = torch.zeros_like(data["target"].flow(0, -1))
+    torch.manual_seed(0)
+    for key, term in after.losses(data).items():  # where every way is closed it ignores nothing
+        assert torch.equal(term, terms[key])
+
+
+def test_labelling_a_frame_by_itself_needs_no_way_back(make):
+    method, _ = make(teacher=Teacher(interval=0, flow_consistency=True))
+    assert method.target_spec == ClipSpec(frames=(0, -1), flows=((0, -1),))
 
 
 def test_labels_can_be_those_of_the_highest_expected_iou(make, make_batch):

@@ -19,9 +19,10 @@ SIZE = (64, 32)
 TINY = {"small": {"width": 4}}
 Build = Callable[..., VideoSegmenter]
 
-DEEPER = {"resnet101"}  # here, where every stage has one block, what resnet50 is
+FIRST = {getattr(builder, "func", builder): name for name, builder in reversed(BACKBONES.items())}
+KINDS = {*FIRST.values(), "resnet50"}  # the smallest of each class, and ResNet's other block; more of the same is slow
 EVERY = [
-    pytest.param(name, backbone, marks=[pytest.mark.slow] if name == "onnx" and backbone in DEEPER else [])
+    pytest.param(name, backbone, marks=[] if backbone in KINDS else [pytest.mark.slow])
     for name in GRAPH_FORMATS
     for backbone in BACKBONES
 ]

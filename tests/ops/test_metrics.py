@@ -10,6 +10,7 @@ from stcl.ops.metrics import (
     Share,
     confusion_counts,
     iou_from_confusion,
+    leave_out,
     mean_iou,
     temporal_consistency,
     video_consistency,
@@ -39,6 +40,14 @@ def test_equals_torchmetrics_over_a_whole_set():
     assert ours.miou() == pytest.approx(float(macro.compute()), abs=1e-6)
     torch.testing.assert_close(ours.iou()[:6].float(), classwise.compute()[:6])
     assert ours.iou()[6:].isnan().all()
+
+
+def test_pixels_of_ignored_classes_are_left_out():
+    prediction = torch.tensor([[0, 3, 1, 2], [3, 3, 0, 1]])
+    label = torch.tensor([[0, 0, 3, 255], [3, 1, 1, 1]], dtype=torch.uint8)
+    assert leave_out(prediction, label, []) is label
+    assert leave_out(prediction, label, [3]).tolist() == [[0, 255, 255, 255], [255, 255, 1, 1]]
+    assert label[0, 1] == 0
 
 
 def test_perfect_is_one_and_disjoint_is_zero():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from stcl.ops.warp import compose_flow, flip_flow, inside, photometric_error, resize_flow, warp
+from stcl.ops.warp import compose_flow, consistent, flip_flow, inside, photometric_error, resize_flow, warp
 from stcl.twinstreets import STYLE_NAMES, StreetClip, get_style
 
 SIZE = (9, 14)
@@ -179,3 +179,48 @@ def test_exact_flow_explains_a_moving_street_but_for_what_was_hidden(style):
     seen = ~occluded & inside(exact)
     assert error[seen].mean() < 0.8 * still[seen].mean()
     assert error[occluded & inside(exact)].mean() > 1.5 * error[seen].mean()
+
+
+def test_the_way_back_closes_the_way_there():
+    there, back = constant_flow(2, -1), constant_flow(-2, 1)
+    assert torch.equal(consistent(there, back), inside(there)) and not inside(there).all()
+    assert not consistent(there, constant_flow(0, 0)).any()
+    assert consistent(constant_flow(0, 0), constant_flow(0, 0)).all()  # no motion is consistent with itself
+
+
+@pytest.mark.parametrize(("missed", "closes"), [(0.7, True), (0.72, False)])
+def test_half_a_squared_pixel_may_be_missed_by_what_does_not_move(missed, closes):
+    """0.7^2 < 0.5 < 0.72^2, the share of the lengths counted."""
+    lengths = 0.01 * missed**2
+    assert (missed**2 < lengths + 0.5) is closes
+    assert bool(consistent(constant_flow(0, 0), constant_flow(missed, 0)).all()) is closes
+
+
+def test_long_ways_may_miss_a_hundredth_of_their_squared_lengths():
+    there = constant_flow(10, 0)
+    for miss, closes in ((1.4, True), (1.7, False)):  # bound: 0.01 (100 + (10 - miss)^2) + 0.5
+        back = constant_flow(miss - 10, 0)
+        assert bool(consistent(there, back)[..., : SIZE[1] - 10].all()) is closes
+    strict = consistent(there, constant_flow(-9.9, 0), relative=0.0, absolute=0.001)
+    assert not strict.any()
+
+
+def test_consistency_is_mirrored_with_the_flow():
+    there, back = random_flow(seed=1, spread_px=1.0), random_flow(seed=2, spread_px=1.0)
+    plain, mirrored = consistent(there, back), consistent(flip_flow(there), flip_flow(back))
+    assert torch.equal(plain.flip(-1), mirrored) and 0.05 < plain.float().mean() < 0.95
+
+
+def test_consistency_of_exact_flow_tells_hidden_pixels():
+    """Those that fail it are hidden far more often than others; few seen ones fail."""
+    hidden, failed = [], []
+    for seed in (1, 2):
+        clip = StreetClip(get_style("clean"), seed, (256, 128))
+        (there, occluded), (back, _) = clip.flow(6, 3), clip.flow(3, 6)
+        both = torch.from_numpy(there)[None], torch.from_numpy(back)[None]
+        within = inside(both[0])[0].numpy()
+        hidden.append(occluded[within])
+        failed.append(~consistent(*both)[0].numpy()[within])
+    occluded, flagged = np.concatenate(hidden), np.concatenate(failed)
+    assert occluded[flagged].mean() > 5 * occluded.mean()
+    assert flagged[occluded].mean() > 15 * flagged[~occluded].mean() > 0

@@ -61,6 +61,17 @@ def test_a_run_reads_back(make_run: Callable[..., Path]) -> None:
     assert len(curves["loss/source"][0]) == 151
 
 
+def test_further_means_and_what_a_title_says(make_run: Callable[..., Path]) -> None:
+    """Results without these keys, as older ones are, read as before."""
+    old = read_result(make_run("old"))
+    assert (old.protocol.title, old.protocol.means) == ("synthia_seq-cityscapes_seq v1", {})
+    more = {"means": {"mIoU of 2": [0, 2]}, "merges": {"truck": "car"}, "ignored": ["fence", "pole"]}
+    new = read_result(make_run("new", change=lambda d: d["protocol"].update(more)))
+    assert new.mean(new.protocol.means["mIoU of 2"]) == pytest.approx(np.mean(new.iou[[0, 2]]))
+    assert new.protocol.title == "synthia_seq-cityscapes_seq v1 (truck as car; without fence, pole)"
+    assert new.miou == old.miou
+
+
 def _confusion(document: dict[str, Any]) -> list[list[int]]:
     rows: list[list[int]] = document["confusion"]
     return rows
@@ -81,6 +92,7 @@ def _confusion(document: dict[str, Any]) -> list[list[int]]:
         (lambda d: _confusion(d)[0].__setitem__(0, -1), "negative or fractional"),
         (lambda d: d.update(confusion=[[0] * 12] * 12), "all counts are zero"),
         (lambda d: d["protocol"].update(reported=[0, 12]), "train ids 0..11"),
+        (lambda d: d["protocol"].update(means={"mIoU of 2": [0, 0]}), "'mIoU of 2' must be different train ids"),
         (lambda d: d["protocol"]["classes"].__setitem__(0, "raod"), "Did you mean 'road'"),
     ],
 )

@@ -63,6 +63,22 @@ def test_all_tables_show_the_same_numbers(two: list[Path]) -> None:
     assert "+18.3" in text
 
 
+def test_further_means_stand_beside_the_mean(make_run: Callable[..., Path]) -> None:
+    def measured(document: dict[str, Any]) -> None:
+        document["protocol"]["means"] = {"mIoU of 1": [11]}
+
+    runs = [
+        make_run("plain", frames=1, confusion=diagonal((60, 20), (20, 20)), change=measured),
+        make_run("stcl", title="STCL", method="stcl", frames=1, confusion=diagonal((80, 0), (20, 20)), change=measured),
+    ]
+    comparison = compare(runs)
+    assert comparison.means["mIoU of 1"] == pytest.approx([100 / 3, 50.0])
+    assert "| STCL | **65.0** | +18.3 | **50.0** | **80.0** |" in markdown_table(comparison)
+    assert next(csv.DictReader(io.StringIO(csv_table(comparison))))["mIoU of 1"] == "33.3333"
+    assert '<th scope="row">mIoU of 1</th><td>33.3</td><td><strong>50.0</strong></td>' in html_table(comparison)
+    assert rich_table(comparison).row_count == len(comparison.classes) + 3
+
+
 def test_an_oracle_is_marked_and_never_the_best(make_run: Callable[..., Path], two: list[Path]) -> None:
     upper = make_run("upper", title="Target labels", oracle=True, frames=1, confusion=diagonal((80, 0), (40, 0)))
     comparison = compare([*two, upper])
@@ -92,6 +108,7 @@ def test_titles_are_escaped(make_run: Callable[..., Path]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (lambda d: d["protocol"].update(ignored=["pole"]), r"the list of ignored classes is \(\) .* \('pole',\)"),
         (lambda d: d["protocol"].update(name="viper"), "the protocol is 'synthia"),
         (lambda d: d["protocol"].update(version=2), "the protocol version is 1 in the first and 2"),
         (lambda d: d["protocol"].update(resolution="half"), "the resolution"),

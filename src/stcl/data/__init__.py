@@ -1,17 +1,29 @@
-"""Video data sets in their published layouts. A new one is a file, its ids in ``labels.RAW_IDS`` and a line below."""
+"""Data sets of videos and of stills in published layouts, and own data. Another one is a file and a line below."""
 
 from stcl.data.base import VideoDataset
+from stcl.data.bdd import BDD
 from stcl.data.camvid import CamVid
+from stcl.data.cityscapes import Cityscapes
 from stcl.data.cityscapes_seq import CityscapesSeq
 from stcl.data.clips import ClipDataset
+from stcl.data.folder import Folder
+from stcl.data.gta5 import GTA5
 from stcl.data.loading import ClipSampler, RareClassSampler, class_pixels, make_eval_loader, make_loader
+from stcl.data.synthia_rand import SynthiaRand
 from stcl.data.synthia_seq import SynthiaSeq
+from stcl.data.viper import Viper
 from stcl.errors import lookup
 
 DATASETS: dict[str, type[VideoDataset]] = {
     "synthia_seq": SynthiaSeq,
+    "viper": Viper,
     "cityscapes_seq": CityscapesSeq,
+    "bdd": BDD,
     "camvid": CamVid,
+    "gta5": GTA5,
+    "synthia_rand": SynthiaRand,
+    "cityscapes": Cityscapes,
+    "folder": Folder,
 }
 """Every data set by name."""
 

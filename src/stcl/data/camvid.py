@@ -8,7 +8,8 @@ Labels are 8-bit PNG: 0 sky, 1 building, 2 pole, 3 road, 4 pavement, 5 tree, 6 s
 from collections.abc import Iterable
 from pathlib import Path
 
-from stcl.data.base import IMAGE_SUFFIXES, Key, VideoDataset
+from stcl.data.base import IMAGE_SUFFIXES, VideoDataset
+from stcl.data.listing import Key
 from stcl.types import FrameRef
 
 _NAME = r"(?P<sequence>.+)_f?(?P<frame>\d+)"  # 0006R0_f00930, 0016E5_00390, Seq05VD_f00000

@@ -7,7 +7,8 @@ Source: Cityscapes packages leftImg8bit_sequence and gtFine: 2,975 train and 500
 from collections.abc import Iterable
 from pathlib import Path
 
-from stcl.data.base import Key, VideoDataset, split_runs
+from stcl.data.base import VideoDataset, split_runs
+from stcl.data.listing import Key
 from stcl.types import FrameRef
 
 SNIPPET_FRAMES = 30
@@ -32,13 +33,13 @@ class CityscapesSeq(VideoDataset):
 
     def find_frames(self) -> Iterable[FrameRef]:
         """Frames of every city."""
-        for city in _folders(self.folder("leftImg8bit_sequence", self.split)):
+        for city in self.folders(self.folder("leftImg8bit_sequence", self.split)):
             for match, path in self.files(city, _NAME, ("_leftImg8bit.png", "_leftImg8bit.jpg")):
                 yield FrameRef(match["sequence"], int(match["frame"]), path)
 
     def find_labels(self) -> Iterable[tuple[Key, Path]]:
         """Label files of every city; the other files of gtFine (instances, colours, polygons) are not used."""
-        for city in _folders(self.folder("gtFine", self.split)):
+        for city in self.folders(self.folder("gtFine", self.split)):
             for match, path in self.files(city, _NAME, ("_gtFine_labelIds.png",)):
                 yield (match["sequence"], int(match["frame"])), path
 
@@ -53,7 +54,3 @@ class CityscapesSeq(VideoDataset):
             snippets = (run[start : start + SNIPPET_FRAMES] for start in range(0, len(run), SNIPPET_FRAMES))
             chosen += [snippet[min(LABELLED_FRAME, len(snippet) - 1)] for snippet in snippets]
         return chosen
-
-
-def _folders(parent: Path) -> list[Path]:
-    return sorted(path for path in parent.iterdir() if path.is_dir())

@@ -1,4 +1,7 @@
-"""Which frames of a data set become clips, and the clip itself."""
+"""Clips of a data set: which frames belong to each, and the sample itself."""
+
+from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -8,36 +11,26 @@ from torch.utils.data import Dataset
 
 from stcl.data.base import VideoDataset, split_runs
 from stcl.data.io import resize_image, resize_label
+from stcl.data.selection import select_frames
 from stcl.errors import DataError, SettingError
 from stcl.labels import IGNORE, LabelSpace
 from stcl.types import ClipSpec, FlowProvider, FrameRef, VideoClip
 
 
-def select_frames(dataset: VideoDataset, index: list[FrameRef], frames: str, with_labels: bool) -> set[str]:
-    """Names of the frames that may be the frame t of a clip.
+class FrameStore(Protocol):
+    """Where clips get their pixels: at the clips' size, frame by frame."""
 
-    Args:
-        dataset: knows which frames its benchmark labels.
-        index: sorted frames of the data set.
-        frames: ``all``, ``labelled`` (by the label files where labels may be opened, else by the layout), or
-            ``every:N`` (the first, N-th, 2 N-th ... frame of each sequence).
-        with_labels: whether ``index`` was built from the label files too.
-    """
-    kind, _, number = frames.partition(":")
-    if frames == "all":
-        return {ref.name for ref in index}
-    if frames == "labelled":
-        labelled = [ref for ref in index if ref.label] if with_labels else dataset.benchmark_frames(index)
-        return {ref.name for ref in labelled}
-    if kind == "every" and number.isdecimal() and int(number) > 0:
-        position: dict[str, int] = {}
-        chosen = set()
-        for ref in index:
-            position[ref.sequence] = position.get(ref.sequence, -1) + 1
-            if position[ref.sequence] % int(number) == 0:
-                chosen.add(ref.name)
-        return chosen
-    raise SettingError(f"Unknown choice of frames '{frames}'. Known: all, labelled, every:N (such as every:10).")
+    def frame(self, ref: FrameRef) -> NDArray[np.uint8]:
+        """RGB ``(3, H, W)`` uint8."""
+        ...
+
+    def label(self, ref: FrameRef) -> NDArray[np.uint8]:
+        """Train ids ``(H, W)`` uint8; 255 everywhere where ``ref`` has no label."""
+        ...
+
+    def flow(self, a: FrameRef, b: FrameRef) -> NDArray[np.float32]:
+        """Flow a -> b ``(2, H, W)`` float32 pixels."""
+        ...
 
 
 class ClipDataset(Dataset[VideoClip]):
@@ -55,8 +48,12 @@ class ClipDataset(Dataset[VideoClip]):
         frames: which frames can be t, see :func:`select_frames`.
         flow: provider of ``spec.flows``; it sees the images at ``size``.
         native_labels: labels keep their size on disk, for evaluation.
-        every_frame: a frame at the start of its run is its own predecessor, with zero flow, so that evaluation leaves
-            no labelled frame out.
+        every_frame: near the ends of a run the frame at the end stands in for those beyond it, with zero flow to
+            itself, so that evaluation leaves no labelled frame out. Always so for stills, whose runs are single frames.
+        index: the frames to take, sorted; None takes all that the data set has.
+
+    Attributes:
+        prepared: holds what the clips are made of, so that no file needs to be decoded; None decodes them.
     """
 
     def __init__(
@@ -69,6 +66,7 @@ class ClipDataset(Dataset[VideoClip]):
         flow: FlowProvider | None = None,
         native_labels: bool = False,
         every_frame: bool = False,
+        index: list[FrameRef] | None = None,
     ) -> None:
         if size is not None and (len(size) != 2 or min(size) < 1):
             raise SettingError(f"Size is (width, height) in pixels, found {size}.")
@@ -77,8 +75,11 @@ class ClipDataset(Dataset[VideoClip]):
         self.dataset, self.spec, self.space = dataset, spec, space
         self.size = None if size is None else (int(size[0]), int(size[1]))
         self.flow = flow
-        self.native_labels, self.every_frame = native_labels, every_frame
-        index = dataset.index(with_labels=bool(spec.labels))
+        self.native_labels, self.every_frame = native_labels, every_frame or dataset.stills
+        if spec.labels:
+            dataset.check_space(space)
+        self.prepared: FrameStore | None = None
+        index = dataset.index(with_labels=bool(spec.labels)) if index is None else index
         self.runs = split_runs(index, dataset.step)
         self.anchors = self._anchors(select_frames(dataset, index, frames, bool(spec.labels)))
         if not self.anchors:
@@ -100,27 +101,35 @@ class ClipDataset(Dataset[VideoClip]):
 
     def refs(self, item: int) -> dict[int, FrameRef]:
         """The frames of a clip by offset."""
-        run, position = self.anchors[item]
-        return {offset: self.runs[run][max(0, position + offset)] for offset in self.spec.frames}
+        number, position = self.anchors[item]
+        run = self.runs[number]
+        return {offset: run[min(max(0, position + offset), len(run) - 1)] for offset in self.spec.frames}
 
     def label(self, item: int) -> NDArray[np.uint8]:
         """Train ids ``(H, W)`` of a clip's frame t alone, at the clips' size."""
-        return self._resized(self.dataset.read_label(self.refs(item)[0], self.space))
+        ref = self.refs(item)[0]
+        if self.prepared is not None:
+            return self.prepared.label(ref)
+        return self.resized(self.dataset.read_label(ref, self.space))
+
+    def resized(self, label: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """A label map at the size that the clips' labels have."""
+        return label if self.size is None or self.native_labels else resize_label(label, self.size)
 
     def __getitem__(self, item: int) -> VideoClip:
         refs = self.refs(item)
-        native = {offset: self.dataset.read_frame(ref) for offset, ref in refs.items()}
-        self._check_sizes(refs, native)
-        images = {k: image if self.size is None else resize_image(image, self.size) for k, image in native.items()}
+        store = self.prepared or DecodedFrames(self)
+        rising = dict.fromkeys(refs[offset] for offset in sorted(refs))  # as a video is decoded
+        images = {ref: store.frame(ref) for ref in rising}
+        frames = _stack([images[ref] for ref in refs.values()])  # (T, 3, H, W)
         flows = {}
         for a, b in self.spec.flows:
-            assert self.flow is not None  # checked when the data set was made
-            same = refs[a] is refs[b]
-            still = np.zeros((2, *images[a].shape[:2]), np.float32)
-            flows[a, b] = torch.from_numpy(still if same else self.flow(refs[a], refs[b], images[a], images[b]))
+            still = np.zeros((2, *frames.shape[-2:]), np.float32)
+            flows[a, b] = torch.from_numpy(still if refs[a] is refs[b] else store.flow(refs[a], refs[b]))
+        wanted = [ref if offset in self.spec.labels else replace(ref, label=None) for offset, ref in refs.items()]
         return VideoClip(
-            frames=_stack([images[offset].transpose(2, 0, 1) for offset in self.spec.frames]),  # (T, 3, H, W)
-            labels=self._labels(refs, native) if self.spec.labels else None,
+            frames=frames,
+            labels=_stack([store.label(ref) for ref in wanted]) if self.spec.labels else None,
             flows=flows,
             offsets=self.spec.frames,
             names=[refs[0].name if 0 in refs else refs[self.spec.frames[0]].name],
@@ -128,7 +137,7 @@ class ClipDataset(Dataset[VideoClip]):
 
     def _anchors(self, chosen: set[str]) -> list[tuple[int, int]]:
         """``(run, position)`` of every frame that can be t."""
-        first, last = 0 if self.every_frame else min(self.spec.frames), max(self.spec.frames)
+        first, last = (0, 0) if self.every_frame else (min(self.spec.frames), max(self.spec.frames))
         return [
             (number, position)
             for number, run in enumerate(self.runs)
@@ -136,39 +145,63 @@ class ClipDataset(Dataset[VideoClip]):
             if run[position].name in chosen and (0 not in self.spec.labels or run[position].label is not None)
         ]
 
-    def _labels(self, refs: dict[int, FrameRef], native: dict[int, NDArray[np.uint8]]) -> Tensor:
-        """Train ids ``(T, H, W)`` uint8; 255 where a frame has no label or none was asked for."""
-        maps: list[NDArray[np.uint8]] = []
-        for offset, ref in refs.items():
-            size = native[offset].shape[:2]
-            if offset in self.spec.labels and ref.label is not None:
-                label = self.dataset.read_label(ref, self.space)
-                if label.shape != size:
-                    raise DataError(
-                        f"Label file {ref.label} is {_size(label)}, but its frame {ref.image} is "
-                        f"{_size(native[offset])}. They must have one size: are they from the same download?"
-                    )
-            else:
-                label = np.full(size, IGNORE, np.uint8)
-            maps.append(self._resized(label))
-        return _stack(maps)
 
-    def _resized(self, label: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return label if self.size is None or self.native_labels else resize_label(label, self.size)
+class DecodedFrames:
+    """The store of a few frames that reads files: each once, however often it is asked for.
 
-    def _check_sizes(self, refs: dict[int, FrameRef], images: dict[int, NDArray[np.uint8]]) -> None:
-        """Frames of one clip have one size on disk."""
-        first = self.spec.frames[0]
-        for offset, image in images.items():
-            if image.shape != images[first].shape:
-                raise DataError(
-                    f"Frame {refs[offset].image} is {_size(image)}, but its neighbour {refs[first].image} is "
-                    f"{_size(images[first])}. Frames of one sequence must have one size."
-                )
+    Args:
+        clips: whose data set, size, label space and flow these are.
+    """
+
+    def __init__(self, clips: ClipDataset) -> None:
+        self.clips = clips
+        self._images: dict[str, NDArray[np.uint8]] = {}  # (H, W, 3) at the clips' size
+        self._sizes: dict[str, tuple[FrameRef, tuple[int, ...]]] = {}  # height and width on disk
+
+    def frame(self, ref: FrameRef) -> NDArray[np.uint8]:
+        """See :class:`FrameStore`."""
+        return self._image(ref).transpose(2, 0, 1)
+
+    def label(self, ref: FrameRef) -> NDArray[np.uint8]:
+        """See :class:`FrameStore`."""
+        self._image(ref)
+        height, width = self._sizes[ref.name][1]
+        if ref.label is None:
+            return self.clips.resized(np.full((height, width), IGNORE, np.uint8))
+        label = self.clips.dataset.read_label(ref, self.clips.space)
+        if label.shape != (height, width):
+            raise DataError(
+                f"Label file {ref.label} is {_size(label.shape)}, but its frame {ref.image} is {width}x{height}. They "
+                "must have one size: are they from the same download?"
+            )
+        return self.clips.resized(label)
+
+    def flow(self, a: FrameRef, b: FrameRef) -> NDArray[np.float32]:
+        """See :class:`FrameStore`."""
+        assert self.clips.flow is not None  # checked when the data set was made
+        return self.clips.flow(a, b, self._image(a), self._image(b))
+
+    def _image(self, ref: FrameRef) -> NDArray[np.uint8]:
+        if ref.name not in self._images:
+            native = self.clips.dataset.read_frame(ref)
+            self._check_size(ref, native.shape[:2])
+            size = self.clips.size
+            self._images[ref.name] = native if size is None else resize_image(native, size)
+        return self._images[ref.name]
+
+    def _check_size(self, ref: FrameRef, size: tuple[int, ...]) -> None:
+        """Frames of one sequence have one size on disk."""
+        self._sizes[ref.name] = ref, size
+        first, expected = next(entry for entry in self._sizes.values() if entry[0].sequence == ref.sequence)
+        if size != expected:
+            raise DataError(
+                f"Frame {ref.image} is {_size(size)}, but its neighbour {first.image} is {_size(expected)}. Frames of "
+                "one sequence must have one size."
+            )
 
 
-def _size(pixels: NDArray[np.uint8]) -> str:
-    return f"{pixels.shape[1]}x{pixels.shape[0]}"
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]}x{shape[0]}"
 
 
 def _stack(arrays: list[NDArray[np.uint8]]) -> Tensor:

@@ -14,19 +14,33 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stcl.errors import DataError
-from stcl.files import encode_image, write_atomic
+from stcl.files import PNG, decode_image, encode_image, read_picture, write_atomic
 
 Label = NDArray[np.uint8] | NDArray[np.uint16]
 
-_PNG = b"\x89PNG\r\n\x1a\n"
-_JPEG = b"\xff\xd8"
 _PNG_COLOR_TYPE = 25  # position of the byte in the file; 3 means that pixels index a palette
+
+_PNG_KINDS = {0: "grey", 3: "palette", 4: "grey with transparency", 6: "RGB with transparency"}
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
     """An image file as ``(H, W, 3)`` uint8 RGB."""
-    pixels = _decode(path, _whole_file(path), cv2.IMREAD_COLOR)
+    pixels = decode_image(path, read_picture(path), cv2.IMREAD_COLOR)
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+
+
+def unusual_format(path: Path) -> str:
+    """How an image file differs from 8-bit RGB, which :func:`read_image` makes of it: ``16-bit grey``; mostly empty."""
+    with path.open("rb") as file:
+        head = file.read(_PNG_COLOR_TYPE + 1)
+    if head.startswith(PNG):
+        depth, kind = head[_PNG_COLOR_TYPE - 1], _PNG_KINDS.get(head[_PNG_COLOR_TYPE], "RGB")
+        return kind if depth <= 8 and kind != "RGB" else f"{depth}-bit {kind}" if depth > 8 else ""
+    try:
+        with Image.open(path) as image:
+            return {"RGB": "", "L": "grey"}.get(image.mode, image.mode)
+    except OSError:  # a format that OpenCV alone reads
+        return ""
 
 
 def read_label(path: Path, channel: int | None = None) -> Label:
@@ -36,10 +50,10 @@ def read_label(path: Path, channel: int | None = None) -> Label:
         path: grey PNG, palette PNG (the palette's index is the id), or one with several channels.
         channel: which channel holds the ids, counted as in the file (0 = red); needed for files with several.
     """
-    content = _whole_file(path)
-    if content.startswith(_PNG) and content[_PNG_COLOR_TYPE] == 3:
-        return np.array(Image.open(BytesIO(content)))  # OpenCV would turn the indices into colours
-    pixels = _decode(path, content, cv2.IMREAD_UNCHANGED)
+    content = read_picture(path)
+    if content.startswith(PNG) and content[_PNG_COLOR_TYPE] == 3:
+        return _read_indices(path, content)
+    pixels = decode_image(path, content, cv2.IMREAD_UNCHANGED)
     if pixels.dtype not in (np.uint8, np.uint16):
         raise DataError(f"Label file {path} holds {pixels.dtype} values; ids are 8 or 16-bit integers.")
     if pixels.ndim == 2:
@@ -50,6 +64,15 @@ def read_label(path: Path, channel: int | None = None) -> Label:
             "Is it a coloured picture of the labels? Use the files with ids instead."
         )
     return np.ascontiguousarray(pixels[..., (2, 1, 0)[channel]])  # OpenCV gives blue, green, red
+
+
+def read_colors(path: Path) -> NDArray[np.uint8]:
+    """A coloured label PNG (RGB, RGBA or palette) as its colours ``(H, W, 3)`` uint8 RGB; transparency is left out."""
+    pixels = decode_image(path, read_picture(path), cv2.IMREAD_UNCHANGED)
+    if pixels.ndim == 2 or pixels.dtype != np.uint8:
+        kind = "one channel" if pixels.ndim == 2 else f"{pixels.dtype} values"
+        raise DataError(f"Label file {path} has {kind}; expected colours of 8 bits. Does it hold ids?")
+    return np.ascontiguousarray(pixels[..., 2::-1]).astype(np.uint8, copy=False)  # OpenCV gives blue, green, red
 
 
 def write_image(path: Path, image: NDArray[np.uint8]) -> None:
@@ -91,39 +114,9 @@ def resize_label(label: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.
     return cv2.resize(label, size, interpolation=cv2.INTER_NEAREST_EXACT).astype(np.uint8, copy=False)
 
 
-def _whole_file(path: Path) -> bytes:
+def _read_indices(path: Path, content: bytes) -> NDArray[np.uint8]:
+    """The indices ``(H, W)`` of a palette PNG, which OpenCV would turn into colours."""
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"Cannot read {path}: {error.strerror or error}.") from error
-    if not content:
-        raise DataError(f"File {path} is empty. Copy or download it again.")
-    if content.startswith(_PNG):
-        _check_png(path, content)
-    elif content.startswith(_JPEG) and content.find(b"\xff\xd9", max(content.rfind(b"\xff\xda"), 0)) < 0:
-        # inside the picture's data 0xff is always followed by 0x00 or a restart mark, so the search cannot be fooled
-        raise DataError(f"JPEG file {path} is cut off after {len(content)} bytes. Copy or download it again.")
-    return content
-
-
-def _check_png(path: Path, content: bytes) -> None:
-    """Walk the chunks (length, type, data, CRC) up to IEND."""
-    position, kind = len(_PNG), b""
-    while kind != b"IEND":
-        head = content[position : position + 8]
-        if len(head) < 8:
-            raise DataError(f"PNG file {path} is cut off after {len(content)} bytes. Copy or download it again.")
-        length, kind = struct.unpack(">I4s", head)
-        end = position + 8 + length
-        if len(content) < end + 4:
-            raise DataError(f"PNG file {path} is cut off after {len(content)} bytes. Copy or download it again.")
-        if zlib.crc32(memoryview(content)[position + 4 : end]) != struct.unpack(">I", content[end : end + 4])[0]:
-            raise DataError(f"PNG file {path} is damaged near byte {position} (wrong checksum). Copy it again.")
-        position = end + 4
-
-
-def _decode(path: Path, content: bytes, flags: int) -> NDArray[np.uint8]:
-    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
-    if pixels is None:
-        raise DataError(f"File {path} ({len(content)} bytes) is not an image that can be decoded. Is it really one?")
-    return pixels  # type: ignore[return-value]
+        return np.array(Image.open(BytesIO(content)))
+    except (OSError, SyntaxError, ValueError, LookupError, EOFError, struct.error, zlib.error) as error:  # of Pillow
+        raise DataError(f"Label file {path} is no palette PNG that can be decoded ({error}). Write it again.") from None

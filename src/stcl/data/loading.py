@@ -1,5 +1,6 @@
 """Loaders: an endless, seeded one whose position is a number, and one that passes once in order."""
 
+import gc
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -155,7 +156,7 @@ def make_loader(
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=pin_memory,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
     )
 
 
@@ -174,7 +175,7 @@ def make_eval_loader(
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=pin_memory,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
     )
 
 
@@ -217,12 +218,14 @@ def _collate(clips: list[VideoClip | DataError]) -> VideoClip | DataError:
     return stack_clips(whole)
 
 
-def _start_worker(worker: int) -> None:
+def start_worker(worker: int) -> None:
     """Workers are the parallelism, so OpenCV starts no threads; and they go on when the run is asked to stop.
 
     A terminal or a scheduler signals all processes of a run at once, but the main one must finish its step, which may
-    need another batch; then it ends its workers itself.
+    need another batch; then it ends its workers itself. What the parent left for Python's collector stays there: a
+    decoder that is freed in a fork waits for ever for threads that only the parent has.
     """
+    gc.freeze()
     cv2.setNumThreads(0)
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):  # Windows has no SIGUSR1
         if hasattr(signal, name):

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from numpy.typing import NDArray
 
-from stcl.data.base import IMAGE_SUFFIXES, Key, VideoDataset
+from stcl.data.base import IMAGE_SUFFIXES, VideoDataset
+from stcl.data.listing import Key
 from stcl.errors import DataError
 from stcl.types import FrameRef
 
@@ -59,7 +60,7 @@ class SynthiaSeq(VideoDataset):
     def _sequences(self) -> list[tuple[Path, tuple[str, str]]]:
         """Sequence folders with the names of their frame and label folders."""
         found = []
-        for folder in [self.root, *sorted(path for path in self.root.iterdir() if path.is_dir())]:
+        for folder in [self.root, *self.folders(self.root)]:
             names = next((names for names in _FOLDERS if (folder / names[0]).is_dir()), None)
             if names is not None:
                 found.append((folder, names))

@@ -1,5 +1,6 @@
 """Videos from files, cameras and the net as frames with times, by means of PyAV (FFmpeg's libraries)."""
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from stcl.data.frames import FrameFolder, FrameSource, VideoFrame
 from stcl.errors import DataError, SettingError
+from stcl.files import LARGEST_PX
 
 GAP_FRAMES = 2.5
 """A step between two frames of a file that is longer than so many frames is a gap."""
@@ -95,8 +97,8 @@ class VideoSource:
         self._format = container
         self._timeout_s = timeout_s
         opened = self._open()
-        stream = opened.streams.video[0]
-        self.fps = next((rate for rate in (stream.average_rate, stream.guessed_rate) if rate), FALLBACK_FPS)
+        stream = video_stream(opened)
+        self.fps = frames_a_second(stream)
         self.count = stream.frames or None
         decoded = self._decode(opened)
         first = next(decoded, None)
@@ -159,25 +161,11 @@ class VideoSource:
             yield VideoFrame(index, ticks, image, f"{index:06d}", near)
 
     def _open(self) -> av.container.InputContainer:
-        options = {"rtsp_transport": "tcp"} if self.place.startswith("rtsp") else {}
-        try:
-            container = av.open(self.place, format=self._format, options=options, timeout=self._timeout_s)
-        except av.error.ExitError:
-            raise DataError(f"{self.place} did not answer within {self._timeout_s:g} seconds. Is it on?") from None
-        except (av.error.FFmpegError, OSError, ValueError) as error:
-            what = "cannot be opened" if self.live else "is no video that can be read"
-            raise DataError(f"{self.place} {what}: {_reason(error)}.") from None
-        videos = [stream for stream in container.streams.video if not stream.disposition & _COVER]
-        if not videos:
-            kinds = ", ".join(sorted({str(stream.type) for stream in container.streams})) or "nothing"
-            container.close()
-            raise DataError(f"{self.place} has no video track, only {kinds}.")
-        videos[0].thread_type = "AUTO"
-        return container
+        return open_container(self.place, self.live, self._format, self._timeout_s)
 
     def _decode(self, container: av.container.InputContainer) -> Iterator[_Timed]:
         """Pictures in order; steps over what cannot be decoded, stops at what cannot be read, and says so."""
-        stream = next(stream for stream in container.streams.video if not stream.disposition & _COVER)
+        stream = video_stream(container)
         step = max(1, round(1 / self.fps / (stream.time_base or 1 / self.fps)))
         last, read, bad, served = -step, 0, 0, 0
         packets = container.demux(stream)
@@ -185,7 +173,7 @@ class VideoSource:
             try:
                 packet = next(packets, None)
             except (av.error.FFmpegError, OSError) as error:
-                self._problem = f"{_reason(error)} after {served} frames"
+                self._problem = f"{reason(error)} after {served} frames"
                 return
             if packet is None:
                 break
@@ -203,10 +191,8 @@ class VideoSource:
         shown_s = float((last + step) * (stream.time_base or 0))
         if bad:
             self._problem = f"{bad} places could not be decoded properly; {served} frames could be shown"
-        elif stream.frames > read:
-            self._problem = f"it says that it has {stream.frames} frames, but ends after {read}"
-        elif not self.live and (promised_s := _promised_seconds(container, stream)) > shown_s + _SLACK_S:
-            self._problem = f"it says that it is {promised_s:.1f} seconds long, but ends after {shown_s:.1f}"
+        else:  # how long a live source is, nobody knows
+            self._problem = early_end(container, stream, read, math.inf if self.live else shown_s)
 
     @staticmethod
     def _with(first: _Timed, rest: Iterator[_Timed]) -> Iterator[_Timed]:
@@ -217,6 +203,61 @@ class VideoSource:
 _COVER = av.stream.Disposition.attached_pic
 
 
+def open_container(
+    place: str, live: bool = False, container: str | None = None, timeout_s: float | None = None
+) -> av.container.InputContainer:
+    """What FFmpeg opens at ``place``, with a video track; see :class:`VideoSource` for the arguments."""
+    options = {"rtsp_transport": "tcp"} if place.startswith("rtsp") else {}
+    try:
+        opened = av.open(
+            place,
+            format=container,
+            options=options,
+            timeout=timeout_s,
+            metadata_errors="replace",  # titles of any age and alphabet
+        )
+    except av.error.ExitError:
+        raise DataError(f"{place} did not answer within {timeout_s:g} seconds. Is it on?") from None
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        what = "cannot be opened" if live else "is no video that can be read"
+        raise DataError(f"{place} {what}: {reason(error)}.") from None
+    videos = [stream for stream in opened.streams.video if not stream.disposition & _COVER]
+    if not videos:
+        kinds = ", ".join(sorted({str(stream.type) for stream in opened.streams})) or "nothing"
+        opened.close()
+        raise DataError(f"{place} has no video track, only {kinds}.")
+    if videos[0].codec_context is None:
+        opened.close()
+        raise DataError(f"{place} has a video track, but in a coding that cannot be decoded.")
+    videos[0].thread_type = "AUTO"
+    videos[0].codec_context.options = {"max_pixels": str(LARGEST_PX)}
+    return opened
+
+
+def video_stream(container: av.container.InputContainer) -> av.VideoStream:
+    """The first video track that is no picture of a cover."""
+    return next(stream for stream in container.streams.video if not stream.disposition & _COVER)
+
+
+def frames_a_second(stream: av.VideoStream) -> Fraction:
+    """The mean rate that a stream says it has."""
+    return next((rate for rate in (stream.average_rate, stream.guessed_rate) if rate), FALLBACK_FPS)
+
+
+def early_end(container: av.container.InputContainer, stream: av.VideoStream, read: int, shown_s: float) -> str:
+    """How a file ended before its promised end, after so many packets and seconds; empty where it did not."""
+    promised = stream.frames
+    if "mp4" in container.format.name:  # frames that were trimmed away by an edit list still count among the frames
+        promised = len(getattr(stream, "index_entries", range(promised)))
+    elif container.format.name == "avi":  # dropped frames count as well: its duration says as much
+        promised = 0
+    if promised > read:
+        return f"it says that it has {promised} frames, but ends after {read}"
+    if (promised_s := _promised_seconds(container, stream)) > shown_s + _SLACK_S:
+        return f"it says that it is {promised_s:.1f} seconds long, but ends after {shown_s:.1f}"
+    return ""
+
+
 def upright(picture: av.VideoFrame) -> NDArray[np.uint8]:
     """The picture as ``(H, W, 3)`` uint8 RGB, turned as its file says (phones film sideways); alpha is left out."""
     pixels = picture.to_ndarray(format="rgb24")
@@ -224,17 +265,19 @@ def upright(picture: av.VideoFrame) -> NDArray[np.uint8]:
 
 
 def _promised_seconds(container: av.container.InputContainer, stream: av.VideoStream) -> float:
-    """How long a Matroska or WebM file says that its video track is; 0 where it does not say."""
+    """How long a Matroska, WebM or AVI file says that its video track is; 0 where it does not say."""
+    if container.format.name == "avi":
+        return float((stream.duration or 0) * (stream.time_base or 0))
     if "matroska" not in container.format.name:
         return 0.0
-    tag = re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", ""))
+    tag = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
     if tag:
         return 3600 * int(tag[1]) + 60 * int(tag[2]) + float(tag[3])
     alone = len(container.streams) == 1  # another track may be longer
     return container.duration / av.time_base if alone and container.duration else 0.0
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """FFmpeg's words without its codes and the path."""
     text = getattr(error, "strerror", None) or str(error)
     return text[:1].lower() + text[1:].rstrip(".")

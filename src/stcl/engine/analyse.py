@@ -59,13 +59,14 @@ def analyse(
     if frames < 1:
         raise SettingError(f"An analysis needs at least 1 frame, found {frames}.")
     space, intervals = opened[0].settings.space, {run.teacher.interval for run in opened}
+    back = any(run.teacher.flow_consistency for run in opened)
     loaded: dict[str, Frames] = {}
     documents = []
     with Progress(disable=quiet) as progress:
         for number, run in enumerate(opened):
             key = repr((run.settings.source, run.settings.target, run.settings.flow))
             if key not in loaded:
-                loaded[key] = load_frames(run.settings, intervals, split, frames)
+                loaded[key] = load_frames(run.settings, intervals, split, frames, back)
             steps = (2 * len(run.snapshots) + 2) * len(loaded[key].target)
             task = progress.add_task(run.folder.path.name, total=steps)
             sheet = out / f"worst_{number}.png"

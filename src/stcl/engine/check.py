@@ -87,6 +87,7 @@ def _parser(method_class: type[AdaptationMethod]) -> ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="Determines every random draw.")
     parser.add_argument("--space", type=str, required=True, help="Label space.")
     parser.add_argument("--oracle", type=bool, default=False, help="Trains with target labels: an upper bound.")
+    parser.add_argument("--prepared", type=str | None, default="data/prepared", help="Folder of prepared data.")
     parser.add_argument("--source", type=DomainSettings)
     parser.add_argument("--target", type=DomainSettings)
     parser.add_argument("--evaluation", type=EvaluationSettings, default=EvaluationSettings())
@@ -180,7 +181,7 @@ def fits(value: Any, kind: Any) -> bool:
     if kind is float:
         try:  # YAML reads 1e-3 as text
             return not isinstance(value, bool) and math.isfinite(float(value))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return False
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
@@ -261,7 +262,16 @@ def nearest_frame_size(size: tuple[int, int]) -> tuple[int, int]:
 def _check_domains(settings: Settings, say: Where) -> None:
     """Only an oracle may train on the data set that it adapts to."""
     source, target = settings.source, settings.target
-    same = source.name == target.name and _place(source) == _place(target)
+    places = {
+        key: _place(path, f"{say(key)}: {key}")
+        for key, path in (
+            ("source.root", source.root),
+            ("target.root", target.root),
+            ("evaluation.root", settings.evaluation.root),
+            ("flow.cache", settings.flow.cache),
+        )
+    }
+    same = source.name == target.name and places["source.root"] == places["target.root"]
     if same and not settings.oracle:
         raise SettingError(
             f"{say('source')}: source and target are the same data set, so training would read target labels. If an "
@@ -274,5 +284,9 @@ def _check_domains(settings: Settings, say: Where) -> None:
         )
 
 
-def _place(domain: DomainSettings) -> Path:
-    return Path(domain.root).expanduser().resolve()
+def _place(path: str | None, name: str) -> Path | None:
+    """Where a path leads; ``name`` says where it was given."""
+    try:
+        return None if path is None else Path(path).expanduser().resolve()
+    except (RuntimeError, ValueError, OSError) as error:  # ~nobody, a zero byte, links in a circle
+        raise SettingError(f"{name} {path!r} is no path ({error}).") from None

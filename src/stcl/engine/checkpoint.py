@@ -1,8 +1,8 @@
 """Checkpoints of a run: whole or not there, checked when they are read, and with the one before as a reserve."""
 
 import io
-import pickle
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +16,10 @@ from stcl.engine.settings import Settings
 from stcl.errors import CheckpointError, TrainingError
 from stcl.files import write_atomic
 from stcl.methods.patches import ResizableBuffers
+from stcl.models.tensor_files import UNREADABLE
 from stcl.ops.processes import gather
 
-FREE_KEYS = frozenset(
+FREE_KEYS = frozenset({"prepared"}) | frozenset(
     f"training.{key}"
     for key in (
         "workers",
@@ -71,12 +72,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         if damaged is not None:
             raise CheckpointError(f"{path} is damaged: its part '{damaged}' does not have the right checksum.")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise CheckpointError(f"{path} is no whole checkpoint ({error}).") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}).") from None
-    except (pickle.UnpicklingError, RuntimeError, LookupError, ValueError, TypeError) as error:  # of torch.load
-        raise CheckpointError(f"{path} is no checkpoint of a run ({str(error).splitlines()[0]}).") from None
+    except UNREADABLE as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise CheckpointError(f"{path} is no checkpoint of a run ({reason}).") from None
     if not isinstance(checkpoint, dict) or ABOUT not in checkpoint:
         raise CheckpointError(f"{path} is no checkpoint of a run: it does not say of which.")
     return checkpoint

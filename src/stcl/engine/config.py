@@ -8,11 +8,10 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from stcl.engine.check import check_settings
 from stcl.engine.settings import Settings
 from stcl.errors import SettingError
+from stcl.plain_data import load_yaml
 from stcl.resources import config_path, preset_path
 
 CROP = "method.preparation.crop"
@@ -70,7 +69,7 @@ def read_layers(path: Path) -> list[tuple[Path, dict[str, Any]]]:
         beside = path.parent / str(base)
         try:
             below = beside if beside.is_file() else config_path(str(base))
-        except SettingError as error:
+        except (SettingError, OSError) as error:  # OSError: a name too long for any file
             raise SettingError(f"{path}: base: there is no file {beside}. {error}") from None
         if below.resolve() in [file.resolve() for file, _ in layers]:
             circle = " -> ".join(str(file) for file in [*(file for file, _ in layers), below])
@@ -112,9 +111,9 @@ def parse_overrides(words: list[str]) -> dict[str, Any]:
                 raise SettingError(f"The override --{key} has no value. Overrides look like --training.steps 1000.")
             value = rest.pop(0)
         try:
-            pairs[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise SettingError(f"The value of --{key}, {value!r}, is not valid YAML: {_problem(error)}.") from None
+            pairs[key] = load_yaml(value)
+        except ValueError as error:
+            raise SettingError(f"The value of --{key}, {value!r}, is not valid YAML: {error}.") from None
     return pairs
 
 
@@ -131,38 +130,18 @@ def set_key(data: dict[str, Any], key: str, value: Any) -> None:
     data.update(merge(data, {last: value}))
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice, of which YAML would lose the first without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise yaml.MarkedYAMLError(problem=f"key '{key.value}' stands twice", problem_mark=key.start_mark)
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def _read_file(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise SettingError(f"There is no configuration file {path}.")
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        data = load_yaml(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise SettingError(f"{path} is not a text file ({error.reason} at byte {error.start}).") from None
-    except yaml.YAMLError as error:
-        raise SettingError(f"{path} is not valid YAML: {_problem(error)}.") from None
+    except ValueError as error:
+        raise SettingError(f"{path} is not valid YAML: {error}.") from None
     if not isinstance(data, dict):
         raise SettingError(f"{path} holds no settings. Expected keys such as source, target, method.")
     return data
-
-
-def _problem(error: yaml.YAMLError) -> str:
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        mark = error.problem_mark
-        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
-    return " ".join(str(error).split())
 
 
 def _holds(data: Any, key: str) -> bool:

@@ -18,25 +18,22 @@ from stcl.data import ClipDataset, make_eval_loader
 from stcl.data.io import write_image, write_label
 from stcl.engine.datamodule import evaluation_clips
 from stcl.engine.folder import RunFolder
-from stcl.engine.networks import SELECTION, load_trained
+from stcl.engine.networks import load_trained
 from stcl.engine.provenance import describe_code, describe_environment
 from stcl.engine.settings import Settings
 from stcl.engine.trainer import launched_devices, quiet_lightning
 from stcl.errors import DataError, SettingError
 from stcl.files import write_atomic
-from stcl.labels import LabelSpace
 from stcl.models import VideoSegmenter
 from stcl.models.statistics import FixedBatchNorm, norm_layers
 from stcl.ops.losses import upsample
-from stcl.ops.metrics import ConfusionMatrix, iou_from_confusion, mean_iou
+from stcl.ops.metrics import ConfusionMatrix, iou_from_confusion, leave_out, mean_iou
 from stcl.ops.processes import gather, rank, sum_over_processes, world_size
+from stcl.protocols import protocol_of
 from stcl.types import VideoClip
 
 RESULTS = "results.json"
 SCHEMA = 1
-PROTOCOL_VERSION = 1
-AVERAGING = "macro mean of IoU over reported classes from one confusion matrix; absent classes left out"
-RESOLUTION = "scores up-sampled bilinearly to the label's size before the arg-max"
 
 
 def evaluate(
@@ -126,11 +123,13 @@ def measure(
     share = [i for i in range(len(clips)) if rank() == (0 if i in kept else i % world_size())]
     loader = make_eval_loader(clips, settings.evaluation.batch_size, pin_memory=device.type == "cuda", share=share)
     matrix = ConfusionMatrix(len(settings.space)).to(device)
+    protocol = protocol_of(settings.space)
+    ignored = protocol.ids(protocol.ignored)
     positions, problem = iter(share), ""
     try:
         for clip in track(loader, description="evaluating", disable=quiet or rank() > 0):
             prediction = predict(network, clip.to(device))
-            matrix.update(prediction, clip.label(0).to(device))
+            matrix.update(prediction, leave_out(prediction, clip.label(0).to(device), ignored))
             for row, name in enumerate(clip.names):
                 if next(positions) in kept:
                     write_sample(folder, name, clip, row, prediction[row].cpu().numpy())
@@ -156,18 +155,6 @@ def write_sample(folder: Path, name: str, clip: VideoClip, row: int, prediction:
     write_label(folder / "prediction" / f"{name}.png", prediction.astype(np.uint8))
 
 
-def protocol(space: LabelSpace) -> dict[str, Any]:
-    """What is measured and how; two results compare only where this is equal."""
-    return {
-        "name": space.name,
-        "version": PROTOCOL_VERSION,
-        "classes": list(space.names),
-        "reported": list(space.reported),
-        "averaging": AVERAGING,
-        "resolution": RESOLUTION,
-    }
-
-
 def statistics_of(network: VideoSegmenter, settings: Settings) -> str:
     """What the network's norms normalise with, in words."""
     if norm_layers(network):
@@ -188,25 +175,26 @@ def describe(
     """Everything ``results.json`` holds."""
     table = torch.from_numpy(counts)
     iou, miou = iou_from_confusion(table), mean_iou(table, settings.space.reported)
-    scores = [None if torch.isnan(score) else round(100 * float(score), 3) for score in iou]
-    source, target = settings.source, settings.target
+    source, target, protocol = settings.source, settings.target, protocol_of(settings.space)
+    means = {title: mean_iou(table, protocol.ids(classes)) for title, classes in protocol.means.items()}
     return {
         "schema": SCHEMA,
         "name": settings.name,
         "title": settings.title,
         "method": settings.as_dict()["method"]["name"],
         "oracle": settings.oracle,
-        "protocol": protocol(settings.space),
+        "protocol": protocol.describe(),
         "data": {
             "source": f"{source.name}/{source.split}",
             "target": f"{target.name}/{target.split}",
             "split": split or settings.evaluation.split,
             "frames": len(clips),
         },
-        "miou": None if math.isnan(miou) else round(100 * miou, 3),
-        "iou": dict(zip(settings.space.names, scores, strict=True)),
+        "miou": _percent(miou),
+        "means": {title: _percent(mean) for title, mean in means.items()},
+        "iou": dict(zip(settings.space.names, map(_percent, iou.tolist()), strict=True)),
         "confusion": counts.tolist(),
-        "selection": SELECTION,
+        "selection": protocol.selection,
         "statistics": statistics_of(network, settings),
         "seed": settings.seed,
         "steps": settings.training.steps,
@@ -216,3 +204,7 @@ def describe(
         "seconds": {"train": RunFolder(run).seconds(), "evaluate": round(seconds, 1)},
         "date": date.today().isoformat(),
     }
+
+
+def _percent(share: float) -> float | None:
+    return None if math.isnan(share) else round(100 * share, 3)

@@ -15,7 +15,6 @@ from rich.progress import track
 from stcl import __version__
 from stcl.engine.check import check_frame_size
 from stcl.engine.datamodule import training_clips
-from stcl.engine.evaluate import RESOLUTION, protocol
 from stcl.engine.folder import RunFolder
 from stcl.engine.model_folder import (
     ABOUT,
@@ -28,7 +27,7 @@ from stcl.engine.model_folder import (
     refuse_taken,
     without_places,
 )
-from stcl.engine.networks import SELECTION, load_trained, save_trained
+from stcl.engine.networks import load_trained, save_trained
 from stcl.engine.provenance import describe_code
 from stcl.engine.settings import FlowSettings, Settings
 from stcl.errors import DataError, SettingError, lookup
@@ -37,6 +36,7 @@ from stcl.labels import IGNORE
 from stcl.models import VideoSegmenter
 from stcl.models.export import GRAPH_FORMATS, Graph, list_graphs, require_onnx
 from stcl.models.parity import compare, random_pairs
+from stcl.protocols import RESOLUTION, SELECTION, protocol_of
 from stcl.types import ClipSpec, FramePair
 
 REAL_PAIRS = 2
@@ -145,7 +145,7 @@ def describe(
         "classes": list(names),
         "palette": palette[: len(names)].tolist(),
         "ignore": IGNORE,
-        "protocol": protocol(settings.space),
+        "protocol": protocol_of(settings.space).describe(),
         "input": {
             "channels": "RGB",
             "range": [0.0, 1.0],

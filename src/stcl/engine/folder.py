@@ -12,6 +12,7 @@ from stcl.engine.config import load_settings
 from stcl.engine.settings import Settings
 from stcl.errors import CheckpointError, DataError, SettingError
 from stcl.files import hold_lock, write_atomic
+from stcl.plain_data import read_json
 
 State = Literal["running", "stopped", "failed", "finished"]
 
@@ -116,11 +117,13 @@ class RunFolder:
             now = found.get(domain, {})
             differences = [
                 f"{key} {known[key]}, now {now.get(key)}"
-                for key in ("frames", "labelled")
+                for key in ("frames", "labelled", "clips")
                 if known[key] != now.get(key)
             ]
-            if known["digest"] != now.get("digest"):
-                what = "; ".join(differences) or "files of other names or sizes"
+            other_files = known["digest"] != now.get("digest")
+            if other_files or known.get("chosen", now.get("chosen")) != now.get("chosen"):  # older records do not say
+                other = "files of other names or sizes" if other_files else "other frames are listed"
+                what = "; ".join(differences) or other
                 raise DataError(
                     f"The {domain} data in {now.get('root')} are not those that run {self.path} began with ({what}). "
                     "Put them back, or start a new run."
@@ -142,7 +145,7 @@ class RunFolder:
         if not path.is_file():
             return {}
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
         except ValueError as error:
             raise CheckpointError(f"{path} is damaged ({error}). Delete it.") from None
         if not isinstance(content, dict):

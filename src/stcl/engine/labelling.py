@@ -108,10 +108,15 @@ class Counts:
     target: FeatureSums
 
 
-def load_frames(settings: Settings, intervals: set[int], split: str | None, count: int) -> Frames:
-    """Labelled target clips that serve all intervals, and as many source frames, both in batches as in training."""
+def load_frames(settings: Settings, intervals: set[int], split: str | None, count: int, back: bool = False) -> Frames:
+    """Labelled target clips that serve all intervals, and as many source frames, both in batches as in training.
+
+    With ``back`` they also have the flow from the earlier frames to t, for ``teacher.flow_consistency``.
+    """
     offsets = dict.fromkeys((0, -1, *(offset for h in sorted(intervals) for offset in (-h, -h - 1))))
-    flows = dict.fromkeys(((0, -1), *(flow for h in sorted(intervals - {0}) for flow in ((0, -h), (-h, -h - 1)))))
+    earlier = sorted(intervals - {0})
+    flows = dict.fromkeys(((0, -1), *(flow for h in earlier for flow in ((0, -h), (-h, -h - 1)))))
+    flows |= dict.fromkeys((-h, 0) for h in earlier if back)
     domain = replace(settings.target, split=split or settings.target.split, frames="labelled")
     try:
         target = training_clips(settings, domain, ClipSpec(tuple(offsets), tuple(flows), labels=(0,)))

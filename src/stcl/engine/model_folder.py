@@ -4,7 +4,6 @@ Nothing in it names a place on the machine that it was made on.
 """
 
 import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from stcl.errors import CheckpointError, SettingError, StclError, lookup
 from stcl.labels import LabelSpace, get_space
 from stcl.models import VideoSegmenter, build_segmenter, load_weights
+from stcl.plain_data import read_json
 
 ABOUT = "model.json"
 CARD = "README.md"
@@ -43,7 +43,7 @@ def read_about(path: Path) -> dict[str, Any]:
     if not file.is_file():
         raise SettingError(f"{path} is no model folder: it holds no {ABOUT}. Name a folder that 'stcl export' wrote.")
     try:
-        about = json.loads(file.read_text(encoding="utf-8"))
+        about = read_json(file)
     except ValueError as error:
         raise CheckpointError(f"{file} is damaged ({error}). Export the model again.") from None
     if not isinstance(about, dict) or about.get("schema") != SCHEMA:

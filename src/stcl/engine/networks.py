@@ -22,9 +22,9 @@ from stcl.models.recognition import label_space, recognise
 from stcl.models.tensor_files import OURS, read_tensor_file
 from stcl.models.transfer import transfer_weights
 from stcl.models.weights import compare_states, shown_names
+from stcl.protocols import SELECTION
 from stcl.resources import list_weights, weights_path
 
-SELECTION = "last EMA weights"
 """Which weights a run leaves and every number is about: no checkpoint is chosen by a score."""
 
 

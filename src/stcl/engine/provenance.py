@@ -47,13 +47,14 @@ def describe_environment(device: str) -> dict[str, Any]:
 
 
 def describe_clips(clips: ClipDataset) -> dict[str, Any]:
-    """Identity of the data: counts, and a digest over the names and sizes of all files that training may open."""
+    """Identity of the data: counts, digests of names and sizes of all files that may be opened, and of the frames t."""
     root, digest = clips.dataset.root, hashlib.blake2b(digest_size=16)
     frames = [ref for run in clips.runs for ref in run]
     for ref in frames:
         for path in (ref.image, ref.label if clips.spec.labels else None):
             if path is not None:
                 digest.update(f"{path.relative_to(root).as_posix()} {path.stat().st_size}\n".encode())
+    chosen = "\n".join(clips.runs[run][position].name for run, position in clips.anchors)
     return {
         "name": clips.dataset.name,
         "root": str(root.resolve()),
@@ -62,6 +63,7 @@ def describe_clips(clips: ClipDataset) -> dict[str, Any]:
         "labelled": sum(ref.label is not None for ref in frames) if clips.spec.labels else None,
         "clips": len(clips),
         "digest": digest.hexdigest(),
+        "chosen": hashlib.blake2b(chosen.encode(), digest_size=16).hexdigest(),
     }
 
 

@@ -26,6 +26,7 @@ from stcl.files import hold_lock, write_atomic
 from stcl.films import VideoWriter, join_films
 from stcl.labels import LabelSpace, raw_ids_of
 from stcl.ops.colors import overlay
+from stcl.plain_data import read_json
 
 OUTPUTS = {
     "overlay": "overlay.mp4, the video with the classes' colours laid over it",
@@ -204,7 +205,10 @@ class Recording:
         return self._parts / f"{first:08d}.json"
 
     def _finished_parts(self) -> list[dict[str, Any]]:
-        return [json.loads(path.read_text("utf-8")) for path in sorted(self._parts.glob("*.json"))]
+        try:
+            return [read_json(path) for path in sorted(self._parts.glob("*.json"))]
+        except ValueError as error:
+            raise DataError(f"The parts in {self._parts} are damaged ({error}). Begin anew with --force.") from None
 
     def _in_ids(self, labels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """The label map in the ids that are wanted, and the palette that belongs to them."""
@@ -237,9 +241,11 @@ class Recording:
         path = self.folder / RECORD
         if path.is_file():
             try:
-                record: dict[str, Any] = json.loads(path.read_text("utf-8"))
+                record = read_json(path)
             except ValueError as error:
                 raise DataError(f"{path} is damaged ({error}). Begin anew with --force.") from None
+            if not isinstance(record, dict):
+                raise DataError(f"{path} is damaged: it holds no table. Begin anew with --force.")
             return record
         if not self.force and self.folder.is_dir() and any(self.folder.iterdir()):
             raise SettingError(

@@ -21,7 +21,8 @@ class DomainSettings:
         root: its folder; a relative one is relative to the working directory.
         split: e.g. ``train``.
         size: training size ``[width, height]`` in pixels; None keeps the files' size.
-        frames: ``all``, ``labelled`` or ``every:N``.
+        frames: ``all``, ``labelled``, ``published``, ``every:N`` or ``list:FILE``.
+        classes: class map of the data set ``folder``; None takes ``classes.yaml`` of the root.
     """
 
     name: str
@@ -29,6 +30,7 @@ class DomainSettings:
     split: str = "train"
     size: tuple[int, int] | None = None
     frames: str = "all"
+    classes: str | None = None
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,15 @@ class FlowSettings:
         name: provider, e.g. ``dis``.
         cache: folder that keeps computed flow; None computes it anew each time.
         quality: of ``dis``: ``ultrafast``, ``fast`` or ``medium``.
+        model: of ``raft``: ``large`` or ``small``.
+        folder: of ``files``: where the flow files lie; a folder of the data set's name in it is for that data set.
     """
 
     name: str = "dis"
     cache: str | None = None
     quality: Literal["ultrafast", "fast", "medium"] = "fast"
+    model: Literal["large", "small"] = "large"
+    folder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +149,7 @@ class Settings:
     seed: int
     space: LabelSpace
     oracle: bool
+    prepared: str | None
     source: DomainSettings
     target: DomainSettings
     evaluation: EvaluationSettings

@@ -121,7 +121,9 @@ def _write_record(
 ) -> None:
     """Claim the folder of a new run; check and note that another part of a run begins."""
     clips = {"source": data.source} if data.target is None else {"source": data.source, "target": data.target}
-    record = describe_run(clips)
+    record = describe_run(clips) | {"prepared": data.prepared}
+    for domain, note in data.prepared.items():
+        Console(stderr=True).print(f"stcl: {domain}: {note}", highlight=False, soft_wrap=True)
     if start is None:
         folder.claim(settings, record)
         return
@@ -135,7 +137,7 @@ def _write_record(
         )
     for note in notes:
         Console(stderr=True).print(f"stcl: {note}", highlight=False)
-    part = {key: record[key] for key in ("command", "started", "code", "environment")}
+    part = {key: record[key] for key in ("command", "started", "code", "environment", "prepared")}
     known.setdefault("resumed", []).append({"step": start.step, **part})
     write_atomic(folder.record, json.dumps(known, indent=1).encode())
 

@@ -8,13 +8,22 @@ from stcl.errors import SettingError, lookup, unknown_name
 from stcl.flow.cache import CachedFlow, SignedFlow
 from stcl.flow.dis import DisFlow
 from stcl.flow.exact import ExactFlow
+from stcl.flow.files import FilesFlow
 from stcl.flow.precompute import precompute
+from stcl.flow.raft import RaftFlow
+from stcl.flow.zero import ZeroFlow
 
 FLOWS: dict[str, type[SignedFlow]] = {
     "dis": DisFlow,
+    "raft": RaftFlow,
+    "files": FilesFlow,
     "exact": ExactFlow,
+    "zero": ZeroFlow,
 }
 """Every flow provider by name."""
+
+ESTIMATED = ("dis", "raft")
+"""Those that compute flow from images, so that a cache spares work; the others read it or know it."""
 
 
 def get_flow(name: str, cache: str | Path | None = None, **settings: Any) -> SignedFlow:
@@ -28,4 +37,4 @@ def get_flow(name: str, cache: str | Path | None = None, **settings: Any) -> Sig
     return flow if cache is None else CachedFlow(flow, cache)
 
 
-__all__ = ["FLOWS", "CachedFlow", "SignedFlow", "get_flow", "precompute"]
+__all__ = ["ESTIMATED", "FLOWS", "CachedFlow", "SignedFlow", "get_flow", "precompute"]

@@ -2,16 +2,20 @@
 
 import hashlib
 import io
+import math
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stcl.errors import DataError
 from stcl.files import write_atomic
+from stcl.flow.formats import UNREADABLE_ARRAY
 from stcl.types import FrameRef
 
 VERSION = "1"
@@ -44,12 +48,19 @@ class CachedFlow:
         provider: computes what is not there.
         folder: where the files lie; it is made.
         compress: False makes files about 1.4 times larger and spares 10 ms of decompression (1024x512).
+
+    Attributes:
+        written: files that this object has written.
     """
+
+    dtype = np.float16
+    """Type of numbers that loses nothing of the results."""
 
     def __init__(self, provider: SignedFlow, folder: str | Path, compress: bool = True) -> None:
         self.provider = provider
         self.folder = Path(folder).expanduser()
         self.compress = compress
+        self.written = 0
 
     @property
     def signature(self) -> str:
@@ -67,10 +78,32 @@ class CachedFlow:
         path = self.path(a, b)
         stamp = self._stamp(image_a, image_b)
         if path.exists():
-            return self._read(path, stamp)
+            return self._read(path, stamp, (2, *image_a.shape[:2]))
         flow = self.provider(a, b, image_a, image_b).astype(np.float16)
         write_atomic(path, self._encode(flow, stamp))
+        self.written += 1
         return flow.astype(np.float32)  # the rounded values, so that first and later epochs see the same
+
+    def holds(self, a: FrameRef, b: FrameRef, size: tuple[int, int] | None) -> bool:
+        """Whether the flow a -> b need not be computed, told without decoding a frame or the flow where that can be.
+
+        A file that is younger than both frames is believed to be of these frames, once size and settings agree; that of
+        frames which have been written since is not, and a call compares its digest.
+
+        Args:
+            a, b: the frames.
+            size: ``(width, height)`` of the flow; None where only the frames know it.
+
+        Raises:
+            DataError: the file is damaged, or of another size or of other settings.
+        """
+        path = self.path(a, b)
+        if not path.exists():
+            return False
+        stamp = {"version": VERSION, "provider": self.signature}
+        with self._opened(path, stamp if size is None else {**stamp, "size": f"{size[0]}x{size[1]}"}):
+            pass
+        return path.stat().st_mtime > max(frame.image.stat().st_mtime for frame in (a, b))
 
     def _stamp(self, image_a: NDArray[np.uint8], image_b: NDArray[np.uint8]) -> dict[str, str]:
         """What a file must agree with, in the order in which disagreement is reported."""
@@ -92,24 +125,50 @@ class CachedFlow:
                     np.lib.format.write_array(entry, np.asarray(value), allow_pickle=False)
         return buffer.getvalue()
 
-    def _read(self, path: Path, stamp: dict[str, str]) -> NDArray[np.float32]:
+    def _read(self, path: Path, stamp: dict[str, str], shape: tuple[int, ...]) -> NDArray[np.float32]:
+        with self._opened(path, stamp) as archive:
+            flow = _read_array(archive, "flow", _LARGEST_STAMP_BYTES + 2 * math.prod(shape))
+            if flow.shape != shape or flow.dtype != np.float16:
+                raise ValueError(f"flow of shape {flow.shape} and type {flow.dtype}")
+        return flow.astype(np.float32)
+
+    @contextmanager
+    def _opened(self, path: Path, stamp: dict[str, str]) -> Iterator[zipfile.ZipFile]:
+        """A file that agrees with ``stamp``; what goes wrong while it is read is said of the file."""
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                found = {key: str(stored[key]) for key in stamp}
-                flow = stored["flow"]
-        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, OSError) as error:
+            with zipfile.ZipFile(path) as archive:
+                found = {key: str(_read_array(archive, key, _LARGEST_STAMP_BYTES)) for key in stamp}
+                for key, wanted in stamp.items():
+                    if found[key] != wanted:
+                        raise DataError(
+                            f"Flow cache file {path} belongs to other {_PLURAL[key]}: found {found[key]}, expected "
+                            f"{wanted}. Delete the folder {self.folder}, or give this run a flow cache folder of its "
+                            "own."
+                        )
+                yield archive
+        except _UNREADABLE as error:
             raise DataError(
                 f"Flow cache file {path} ({path.stat().st_size} bytes) is damaged or no flow cache file: {error}. "
                 "Delete it; it will be computed again."
             ) from error
-        for key, wanted in stamp.items():
-            if found[key] != wanted:
-                raise DataError(
-                    f"Flow cache file {path} belongs to other {_PLURAL[key]}: found {found[key]}, expected {wanted}. "
-                    f"Delete the folder {self.folder}, or give this run a flow cache folder of its own."
-                )
-        return flow.astype(np.float32)
 
+
+def _read_array(archive: zipfile.ZipFile, key: str, largest_bytes: int) -> NDArray[Any]:
+    """An array of a ``.npz`` file; a few bytes of it may claim gigabytes."""
+    size = archive.getinfo(f"{key}.npy").file_size
+    if size > largest_bytes:
+        raise ValueError(f"its part '{key}' has {size} bytes")
+    with archive.open(f"{key}.npy") as entry:
+        array: NDArray[Any] = np.lib.format.read_array(entry, allow_pickle=False)
+        if entry.read(1):  # also compares the checksum
+            raise ValueError(f"its part '{key}' goes on after its end")
+    return array
+
+
+_LARGEST_STAMP_BYTES = 4096
+"""Of a part that holds a few words; the header of the flow is smaller, too."""
+
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, *UNREADABLE_ARRAY)  # RuntimeError: encrypted
 
 _PLURAL = {
     "version": "versions of the file format",

@@ -20,11 +20,15 @@ class ExactFlow:
 
     signature = "exact"
 
+    def source_path(self, a: FrameRef, b: FrameRef) -> Path:
+        """The file that the flow a -> b is read from."""
+        return exact_flow_path(_root(a), a.image, b.image)
+
     def __call__(
         self, a: FrameRef, b: FrameRef, image_a: NDArray[np.uint8], image_b: NDArray[np.uint8]
     ) -> NDArray[np.float32]:
         """Flow a -> b ``(2, H, W)`` float32 pixels of images ``(H, W, 3)`` uint8 RGB."""
-        path = exact_flow_path(_root(a), a.image, b.image)
+        path = self.source_path(a, b)
         if not path.is_file():
             raise DataError(
                 f"Exact flow file {path} does not exist; {_what_is_there(path, a)}. Export the frames again with flow "

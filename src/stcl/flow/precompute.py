@@ -1,5 +1,6 @@
 """Fill a flow cache before training."""
 
+import gc
 from collections.abc import Sized
 from typing import Any, Protocol
 
@@ -7,7 +8,7 @@ import cv2
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.data import DataLoader, Dataset
 
-from stcl.errors import DataError, SettingError
+from stcl.errors import SettingError, StclError
 from stcl.flow.cache import CachedFlow
 
 
@@ -34,23 +35,23 @@ def precompute(clips: Clips, workers: int = 0, progress: bool = True) -> int:
     """
     if not isinstance(clips.flow, CachedFlow):
         raise SettingError("Flow can be precomputed only for clips with a flow cache. Give the flow a cache folder.")
-    folder = clips.flow.folder
-    before = _count(folder)
+    written = 0
     loader: DataLoader[Any] = DataLoader(
         _Touch(clips), batch_size=None, num_workers=workers, worker_init_fn=_single_threaded
     )
     columns = (TextColumn("flow -> {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, disable=not progress) as bar:
-        task = bar.add_task(str(folder), total=len(clips))
-        for error in loader:
-            if isinstance(error, DataError):
-                raise error
+        task = bar.add_task(str(clips.flow.folder), total=len(clips))
+        for outcome in loader:
+            if isinstance(outcome, StclError):
+                raise outcome
+            written += outcome
             bar.advance(task)
-    return _count(folder) - before
+    return written
 
 
 class _Touch(Dataset[Any]):
-    """Loads clips and hands back nothing, or the DataError as a value (a worker's traceback would bury it)."""
+    """Loads clips and hands back how many files that wrote, or the error as a value (a traceback would bury it)."""
 
     def __init__(self, clips: Clips) -> None:
         self.clips = clips
@@ -58,17 +59,15 @@ class _Touch(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.clips)
 
-    def __getitem__(self, item: int) -> DataError | int:
+    def __getitem__(self, item: int) -> StclError | int:
+        before = self.clips.flow.written
         try:
             self.clips[item]
-        except DataError as error:
+        except StclError as error:
             return error
-        return 0
-
-
-def _count(folder: Any) -> int:
-    return sum(1 for _ in folder.glob("*.npz"))
+        return int(self.clips.flow.written - before)
 
 
 def _single_threaded(worker: int) -> None:
+    gc.freeze()  # a decoder of the parent that is freed here would wait for threads that only the parent has
     cv2.setNumThreads(0)

@@ -5,7 +5,7 @@ A method file adds its arguments, the clips it needs and its :meth:`AdaptationMe
 
 from abc import abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple, NotRequired, TypedDict, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, NotRequired, TypedDict, get_args
 
 import torch
 from lightning.pytorch import LightningModule
@@ -125,7 +125,12 @@ class AdaptationMethod(LightningModule):
         aux_weight: weight of the auxiliary head's losses.
         evaluation_statistics: batch-norm statistics of the evaluated network: recomputed on ``source`` or unlabelled
             ``target`` training frames after the last step, or as they ran along (``running``).
+
+    Class attributes:
+        pastes: whether it cuts windows of the target's size out of source clips, which must be as large then.
     """
+
+    pastes: ClassVar[bool] = False
 
     def __init__(
         self,

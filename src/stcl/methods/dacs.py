@@ -19,6 +19,8 @@ from stcl.types import VideoClip
 class DACS(SelfTraining):
     """One-way ClassMix with pseudo labels; see :class:`SelfTraining` for the arguments."""
 
+    pastes = True
+
     def adapt(self, source: VideoClip, target: VideoClip, generator: torch.Generator) -> dict[str, Tensor]:
         """One step of the algorithm."""
         pseudo = self.label_target(target, self.teacher_view(target, -self.teacher.interval))

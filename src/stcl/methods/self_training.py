@@ -30,7 +30,7 @@ from stcl.ops.pseudo_labels import (
     pseudo_labels,
     reliability_weights,
 )
-from stcl.ops.warp import flip_pair, inside, photometric_error, warp
+from stcl.ops.warp import consistent, flip_pair, inside, photometric_error, warp
 from stcl.types import ClipSpec, FramePair, SegOutput, VideoClip
 
 
@@ -87,7 +87,9 @@ class SelfTraining(AdaptationMethod):
     def target_spec(self) -> ClipSpec:
         """Frames (t, t-1, t-h, t-h-1) and the flows between them; never labels."""
         h = self.teacher.interval
-        flows = [(0, -1), *([(0, -h)] if h else []), (-h, -h - 1)]
+        carrying = [(0, -h)] if h else []
+        back = [(-h, 0)] if h and self.teacher.flow_consistency else []
+        flows = [(0, -1), *carrying, (-h, -h - 1), *back]
         return ClipSpec(frames=tuple(dict.fromkeys((0, -1, -h, -h - 1))), flows=tuple(dict.fromkeys(flows)))
 
     def losses(self, source: VideoClip, target: VideoClip | None, generator: torch.Generator) -> dict[str, Tensor]:
@@ -198,7 +200,8 @@ def view_of(scores: Callable[[FramePair], Tensor], pair: FramePair, size: tuple[
 def carry_labels(view: Tensor, target: VideoClip, teacher: Teacher, expected: ExpectedIou | None) -> PseudoLabels:
     """Labels of t from the ``view`` of t-h, carried along f[t->t-h]: the likeliest, or those that ``expected`` chooses.
 
-    A pixel has none where its flow leaves the frame, or where ``teacher.flow_error`` says that it misses frame t.
+    A pixel has none where its flow leaves the frame, or where ``teacher.flow_error`` or ``teacher.flow_consistency``
+    says that it misses frame t.
     """
     h, seen = teacher.interval, None
     if h:
@@ -206,6 +209,8 @@ def carry_labels(view: Tensor, target: VideoClip, teacher: Teacher, expected: Ex
         seen = inside(flow)
         if teacher.flow_error is not None:
             seen &= photometric_error(target.frame(0), target.frame(-h), flow) <= teacher.flow_error
+        if teacher.flow_consistency:
+            seen &= consistent(flow, target.flow(-h, 0))
         view = warp(view, flow)
     return choose_labels(view, expected, seen)
 

@@ -23,6 +23,8 @@ class Teacher:
         flip: average its view with that of the mirrored frames; one more pass.
         flow_error: pixels are ignored where warping the frame t-h along the flow misses frame t by more than this, as
             the mean absolute difference of colours 0..1; None trusts all flow that stays inside the frame.
+        flow_consistency: pixels are ignored where the flow to the frame t-h and back does not end where it began, see
+            :func:`stcl.ops.warp.consistent`: mostly those that are hidden in it. One more flow a clip.
     """
 
     kind: Literal["ema", "frozen", "self"] = "ema"
@@ -31,6 +33,7 @@ class Teacher:
     interval: int = 1
     flip: bool = False
     flow_error: float | None = None
+    flow_consistency: bool = False
 
 
 @dataclass(frozen=True)

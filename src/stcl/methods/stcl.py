@@ -40,6 +40,8 @@ class STCL(SelfTraining):
         sequence_fusion, feature_fusion, alignment: the parts.
     """
 
+    pastes = True
+
     def __init__(
         self,
         *args: Any,

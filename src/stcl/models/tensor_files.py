@@ -5,6 +5,7 @@ Nothing in a file is ever run: ``torch.load(weights_only=True)`` refuses everyth
 
 import pickle
 import re
+import struct
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -37,6 +38,12 @@ OURS = "stcl"
 """Where a checkpoint of 'stcl train' keeps what it says about itself; its network is the weight average."""
 
 AVERAGE = "average.copy."
+
+UNREADABLE = (
+    *(EOFError, pickle.UnpicklingError, struct.error, AssertionError, RuntimeError),
+    *(LookupError, ValueError, TypeError, AttributeError),
+)
+"""What torch.load raises at files that are damaged or hold more than data."""
 
 
 class TensorFile(NamedTuple):
@@ -110,15 +117,7 @@ def _load(path: Path, start: bytes) -> Mapping[Any, Any]:
         with warnings.catch_warnings():  # about the age of the format
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        EOFError,
-        pickle.UnpicklingError,
-        RuntimeError,
-        LookupError,
-        ValueError,
-        TypeError,
-        AttributeError,
-    ) as error:
+    except UNREADABLE as error:
         raise CheckpointError(_why_not(path, start, size, str(error))) from None
     if not isinstance(content, Mapping):
         raise CheckpointError(

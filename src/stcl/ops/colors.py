@@ -45,3 +45,20 @@ def overlay(
     if ignored.any():
         picture[ignored] = image[ignored]
     return picture
+
+
+def flow_colours(flow: NDArray[np.float32], largest_px: float) -> NDArray[np.uint8]:
+    """Optical flow as colours: the direction is the hue, the length the strength, no motion is white.
+
+    Args:
+        flow: ``(2, H, W)`` pixels.
+        largest_px: length of the strongest colour; longer vectors are shown as strong.
+
+    Returns:
+        Picture ``(H, W, 3)`` uint8 RGB.
+    """
+    strength = np.clip(np.hypot(flow[0], flow[1]) / largest_px, 0, 1)[..., None]
+    turn = np.arctan2(flow[1], flow[0])[..., None] - np.float32(2 * np.pi / 3) * np.arange(3)
+    hue = 0.5 + 0.5 * np.cos(turn)  # red points right; green and blue a third of a turn on, clockwise on the screen
+    picture: NDArray[np.uint8] = np.rint(255 * (1 - strength * (1 - hue))).astype(np.uint8)
+    return picture

@@ -34,6 +34,14 @@ def confusion_counts(prediction: Tensor, label: Tensor, classes: int) -> Tensor:
     return counts[:-1].view(classes, classes)
 
 
+def leave_out(prediction: Tensor, label: Tensor, ignored: Sequence[int]) -> Tensor:
+    """``label`` with 255 wherever it, or the prediction, is one of the train ids ``ignored``; both ``(..., H, W)``."""
+    if not ignored:
+        return label
+    ids = torch.tensor(ignored, device=label.device)
+    return label.masked_fill(torch.isin(label, ids) | torch.isin(prediction, ids), IGNORE)
+
+
 def iou_from_confusion(counts: Tensor) -> Tensor:
     """Intersection over union of each class, ``(C,)`` float64 0..1; nan for a class in neither label nor prediction.
 

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from stcl.types import FramePair
 
+UNKNOWN_PX = 1e4
+"""u of a vector that is not known (v is 0): it leaves every frame, also mirrored, resized or as float16."""
+
 
 def warp(image: Tensor, flow: Tensor, mode: str = "bilinear") -> Tensor:
     """Resample ``image`` of frame b so that it is aligned to frame a.
@@ -97,3 +100,24 @@ def inside(flow: Tensor) -> Tensor:
     x = torch.arange(width, device=flow.device, dtype=flow.dtype).view(1, 1, width)
     target_x, target_y = x + flow[:, 0], y + flow[:, 1]
     return (target_x >= 0) & (target_x <= width - 1) & (target_y >= 0) & (target_y <= height - 1)
+
+
+def consistent(forward: Tensor, backward: Tensor, relative: float = 0.01, absolute: float = 0.5) -> Tensor:
+    """True where the way there and back ends where it began: such pixels are seen in both frames.
+
+    ``|f(x) + b(x + f(x))|^2 < a1 (|f|^2 + |b|^2) + a2`` (Sundaram et al., ECCV 2010, with the a1 and a2 that UnFlow has
+    adopted, Meister et al., AAAI 2018); a pixel that leaves the frame fails.
+
+    Args:
+        forward: flow a -> b, ``(B, 2, H, W)`` pixels.
+        backward: flow b -> a, likewise.
+        relative: a1, the share of the lengths of both ways.
+        absolute: a2, in squared pixels.
+
+    Returns:
+        ``(B, H, W)`` bool, of the pixels of a.
+    """
+    back = warp(backward, forward)
+    missed = (forward + back).square().sum(1)
+    lengths = forward.square().sum(1) + back.square().sum(1)
+    return (missed < relative * lengths + absolute) & inside(forward)

@@ -1,6 +1,5 @@
 """The page about an analysis: reads ``analysis.json``, the sheets beside it and ``results.json``, never a model."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from stcl.errors import DataError
 from stcl.labels import PALETTE
+from stcl.plain_data import read_json
 from stcl.report.figures import MARGIN_PX, PANEL_PX, confusion_changes, short, ticks, value_range
 from stcl.report.page import template
 from stcl.report.pictures import frame_uri
@@ -78,7 +78,7 @@ def write_analysis(folder: Path) -> Path:
     """Write ``folder/analysis.html`` from ``folder/analysis.json`` and the sheets beside it; returns its path."""
     path = folder / "analysis.json"
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_json(path)
     except (OSError, ValueError) as error:
         raise DataError(f"Cannot read the analysis '{path}' ({error}). Run 'stcl analyse' again.") from None
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:

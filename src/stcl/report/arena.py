@@ -94,7 +94,7 @@ class Block:
             return "no run is done yet"
         protocol, data = self.comparison.protocol, self.comparison.results[0].details["data"]
         frames = f"{data.get('target')}, measured on {data.get('split')}, {data.get('frames')} frames"
-        return f"{frames}; protocol {protocol.name} v{protocol.version}"
+        return f"{frames}; protocol {protocol.title}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,5 @@
 """The page about what enters a training step, made from the files that an inspection wrote."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from stcl.errors import DataError
 from stcl.files import encode_image
 from stcl.labels import IGNORE, LabelSpace
 from stcl.ops.colors import colourise
+from stcl.plain_data import read_json
 from stcl.report.page import template
 from stcl.report.pictures import data_uri, read_label, read_picture
 
@@ -73,7 +73,7 @@ def read_inspection(folder: Path) -> dict[str, Any]:
     """What ``folder/inspect.json`` holds."""
     path = folder / "inspect.json"
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
     except OSError as error:
         raise DataError(f"Cannot read '{path}' ({error.strerror}). 'stcl inspect' writes it.") from None
     except ValueError as error:

@@ -5,9 +5,10 @@ from it is refused.
 """
 
 import csv
-import json
+import io
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from stcl.errors import DataError, unknown_name
 from stcl.labels import PALETTE, LabelSpace
+from stcl.plain_data import read_json
 
 SCHEMA = 1
 """Version of `results.json` that this module reads."""
@@ -40,6 +42,9 @@ class Protocol:
         reported: train ids that enter the mean.
         averaging: how frames are averaged, in words.
         resolution: at which size predictions are scored, in words.
+        ignored: classes whose pixels do not count, whether the label or the prediction says so.
+        merges: ``class of the data set -> class that it counts as``.
+        means: further means, ``title -> train ids``.
     """
 
     name: str
@@ -48,6 +53,17 @@ class Protocol:
     reported: tuple[int, ...]
     averaging: str
     resolution: str
+    ignored: tuple[str, ...] = ()
+    merges: Mapping[str, str] = field(default_factory=dict)
+    means: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """Name and version with what is particular about the classes, for headings."""
+        notes = [f"{name} as {into}" for name, into in self.merges.items()]
+        if self.ignored:
+            notes.append(f"without {', '.join(self.ignored)}")
+        return f"{self.name} v{self.version}" + (f" ({'; '.join(notes)})" if notes else "")
 
     @property
     def palette(self) -> NDArray[np.uint8]:
@@ -82,7 +98,11 @@ class Result:
     @property
     def miou(self) -> float:
         """Mean IoU in percent over the reported classes that occur."""
-        return mean_percent(self.iou[list(self.protocol.reported)])
+        return self.mean(self.protocol.reported)
+
+    def mean(self, ids: Iterable[int]) -> float:
+        """Mean IoU in percent over the classes with these train ids that occur."""
+        return mean_percent(self.iou[list(ids)])
 
 
 def iou_percent(confusion: NDArray[np.integer]) -> NDArray[np.float64]:
@@ -109,7 +129,7 @@ def read_result(run: Path) -> Result:
     if not path.is_file():
         raise DataError(f"No results.json in '{run}'. Evaluate the run first, or name a folder that holds one.")
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_json(path)
     except ValueError as error:
         raise DataError(f"'{path}' is not valid JSON ({error}). Evaluate the run again.") from error
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
@@ -142,18 +162,20 @@ def read_metrics(folder: Path) -> dict[str, Curve]:
     if not path.is_file():
         return {}
     points: dict[str, list[tuple[float, float]]] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
+    try:
+        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline=""), restkey="", restval="")
         if "step" not in (reader.fieldnames or ()):
             raise DataError(f"'{path}' has no column 'step'; found {reader.fieldnames}.")
         for row in reader:
             for name, text in row.items():
-                if name is None or name == "step" or not text:
+                if not name or name == "step" or not text:
                     continue
                 try:
                     points.setdefault(name, []).append((float(row["step"]), float(text)))
                 except ValueError as error:
                     raise DataError(f"'{path}' line {reader.line_num}, column '{name}': {error}.") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"'{path}' is no table of text ({error}). Train the run again.") from error
     curves = {}
     for name, values in points.items():
         table = np.array(sorted(values, key=lambda point: point[0]))  # (N, 2)
@@ -176,19 +198,29 @@ def _take(document: dict[str, Any], key: str, kind: type[Kind], path: Path) -> K
 def _read_protocol(document: dict[str, Any], path: Path) -> Protocol:
     classes = tuple(_take(document, "classes", list, path))
     for name in classes:
-        if name not in PALETTE:
+        if not isinstance(name, str) or name not in PALETTE:
             raise DataError(f"'{path}': {unknown_name('class', name, PALETTE)}")
-    reported = tuple(_take(document, "reported", list, path))
-    wrong = [index for index in reported if not isinstance(index, int) or not 0 <= index < len(classes)]
-    if wrong or not reported or len(set(reported)) != len(reported):
-        raise DataError(f"'{path}': 'reported' must be different train ids 0..{len(classes) - 1}, found {reported}.")
+    if len(set(classes)) < len(classes):
+        raise DataError(f"'{path}': 'classes' must be different names, found {', '.join(classes)}.")
+    further = document.get("means") or {}  # older results have neither these nor merges and ignored classes
+    if not isinstance(further, dict) or not all(isinstance(ids, list) for ids in further.values()):
+        raise DataError(f"'{path}': 'means' of the protocol must be lists of train ids by title, found {further}.")
+    groups = {title: tuple(ids) for title, ids in further.items()}
+    groups["reported"] = tuple(_take(document, "reported", list, path))
+    for title, ids in groups.items():
+        wrong = [index for index in ids if type(index) is not int or not 0 <= index < len(classes)]
+        if wrong or not ids or len(set(ids)) != len(ids):
+            raise DataError(f"'{path}': '{title}' must be different train ids 0..{len(classes) - 1}, found {ids}.")
     return Protocol(
         name=_take(document, "name", str, path),
         version=document.get("version", "unknown"),
         classes=classes,
-        reported=reported,
+        reported=groups.pop("reported"),
         averaging=str(document.get("averaging", "")),
         resolution=str(document.get("resolution", "")),
+        ignored=tuple(document.get("ignored") or ()),
+        merges=dict(document.get("merges") or {}),
+        means=groups,
     )
 
 
@@ -217,7 +249,7 @@ def _check_stored_scores(document: dict[str, Any], result: Result, path: Path) -
     for what, stored, computed in pairs:
         absent = stored is None and math.isnan(computed)
         number = isinstance(stored, (int, float)) and not isinstance(stored, bool)
-        if absent or (number and abs(stored - computed) <= ROUNDING_POINTS):
+        if absent or (number and computed - ROUNDING_POINTS <= stored <= computed + ROUNDING_POINTS):
             continue
         raise DataError(
             f"results.json does not agree with itself: '{path}' stores {what} {stored}, its confusion matrix gives "

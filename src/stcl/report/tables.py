@@ -55,6 +55,12 @@ class Comparison:
         return np.array([result.miou for result in self.results])
 
     @property
+    def means(self) -> dict[str, NDArray[np.float64]]:
+        """The protocol's further means ``(R,)`` in percent, by title."""
+        means = self.protocol.means.items()
+        return {title: np.array([result.mean(ids) for result in self.results]) for title, ids in means}
+
+    @property
     def deltas(self) -> NDArray[np.float64]:
         """Mean IoU minus that of the first run ``(R,)`` in points."""
         miou = self.miou
@@ -104,6 +110,7 @@ def _identity(result: Result) -> dict[str, object]:
         "the protocol version": protocol.version,
         "the list of classes": protocol.classes,
         "the list of reported classes": protocol.reported,
+        "the list of ignored classes": protocol.ignored,
         "the averaging": protocol.averaging,
         "the resolution": protocol.resolution,
         "the target data set": data.get("target"),
@@ -129,7 +136,7 @@ def rich_table(comparison: Comparison) -> Table:
     """Table for the terminal: classes down, methods across; the best method that is no oracle is bold."""
     protocol, data = comparison.protocol, comparison.results[0].details["data"]
     table = Table(
-        title=f"IoU in percent, {protocol.name} v{protocol.version}, {data.get('split')}, {data.get('frames')} frames",
+        title=f"IoU in percent, {protocol.title}, {data.get('split')}, {data.get('frames')} frames",
         caption=ORACLE_NOTE if any(result.oracle for result in comparison.results) else None,
     )
     table.add_column("class")
@@ -138,16 +145,18 @@ def rich_table(comparison: Comparison) -> Table:
     for name, scores in zip(comparison.classes, comparison.iou.T, strict=True):
         table.add_row(name, *_marked(comparison, scores, "[bold]{}[/bold]"))
     table.add_section()
-    table.add_row("mIoU", *_marked(comparison, comparison.miou, "[bold]{}[/bold]"))
+    for title, scores in {"mIoU": comparison.miou, **comparison.means}.items():
+        table.add_row(title, *_marked(comparison, scores, "[bold]{}[/bold]"))
     table.add_row("difference to first", *[delta_text(value) for value in comparison.deltas])
     return table
 
 
 def markdown_table(comparison: Comparison) -> str:
     """Table in the layout of papers: a method a row, a class a column."""
-    header = ["Method", "mIoU", "Δ", *comparison.classes]
+    header = ["Method", "mIoU", "Δ", *comparison.means, *comparison.classes]
     lines = [header, [":---", *["---:"] * (len(header) - 1)]]
-    columns = [_marked(comparison, scores, "**{}**") for scores in (comparison.miou, *comparison.iou.T)]
+    all_scores = (comparison.miou, *comparison.means.values(), *comparison.iou.T)
+    columns = [_marked(comparison, scores, "**{}**") for scores in all_scores]
     for row, label in enumerate(comparison.labels):
         safe = label.replace("|", "\\|")
         delta = delta_text(comparison.deltas[row])
@@ -159,9 +168,11 @@ def csv_table(comparison: Comparison) -> str:
     """Table for other programs: a method a row, four decimals, an absent class is an empty cell."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["name", "title", "method", "oracle", "seed", "steps", "miou", "delta", *comparison.classes])
-    for result, delta, scores in zip(comparison.results, comparison.deltas, comparison.iou, strict=True):
-        numbers = ["" if math.isnan(value) else f"{value:.4f}" for value in (result.miou, delta, *scores)]
+    scores = [*comparison.means, *comparison.classes]
+    writer.writerow(["name", "title", "method", "oracle", "seed", "steps", "miou", "delta", *scores])
+    columns = np.stack((comparison.miou, comparison.deltas, *comparison.means.values(), *comparison.iou.T), axis=1)
+    for result, row in zip(comparison.results, columns, strict=True):
+        numbers = ["" if math.isnan(value) else f"{value:.4f}" for value in row]
         details = result.details
         who = [result.name, result.title, result.method, str(result.oracle).lower()]
         writer.writerow([*who, details["seed"], details["steps"], *numbers])
@@ -177,8 +188,9 @@ def html_table(comparison: Comparison) -> str:
     best = "<strong>{}</strong>"
     columns = zip(comparison.classes, comparison.iou.T, strict=True)
     rows = [(name, _marked(comparison, scores, best)) for name, scores in columns]
+    means = {"mIoU": comparison.miou, **comparison.means}
     summary = [
-        ("mIoU", _marked(comparison, comparison.miou, best)),
+        *((title, _marked(comparison, scores, best)) for title, scores in means.items()),
         (f"difference to {comparison.labels[0]}", [delta_text(value) for value in comparison.deltas]),
     ]
     return (

@@ -25,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from stcl.errors import DataError, SettingError, lookup
 from stcl.files import EXACT_FLOW_FOLDER, encode_flow, encode_image, exact_flow_path, write_atomic
 from stcl.labels import get_space
+from stcl.plain_data import read_json
 from stcl.twinstreets.clip import StreetClip
 from stcl.twinstreets.layouts import LAYOUTS, Layout
 from stcl.twinstreets.parts import SPACE_NAME
@@ -231,8 +232,8 @@ def _refuse_foreign(root: Path, manifest: Path, partial: Path, request: ExportRe
             )
         return
     try:
-        before = dict(json.loads(stored.read_text("utf-8")))
-    except ValueError as error:
+        before = dict(read_json(stored))
+    except (ValueError, TypeError) as error:
         raise DataError(
             f"Export record {stored} is damaged ({error}). Delete the folder {root} and run again."
         ) from error

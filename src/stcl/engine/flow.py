@@ -1,0 +1,133 @@
+"""Fill the flow cache of a configuration: every flow that its training and evaluation ask for, computed once.
+
+What is there is skipped, files are written whole, and each process can take a part: so a call after a kill goes on
+where it stopped, and several processes or machines may share the folder.
+"""
+
+from collections.abc import Iterator
+from copy import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from stcl.data import ClipDataset
+from stcl.engine.datamodule import make_flow, open_dataset, training_clips
+from stcl.engine.networks import untrained
+from stcl.engine.settings import Settings
+from stcl.errors import SettingError
+from stcl.flow import ESTIMATED, CachedFlow, precompute
+from stcl.types import ClipSpec, FlowKey, FrameRef
+
+PAIR = ClipSpec(frames=(0, -1), flows=((0, -1),))
+"""What evaluation asks for."""
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What became of one data set.
+
+    Attributes:
+        role: ``source``, ``target`` or ``evaluation``.
+        data: the data set, its split and its root, in words.
+        folder: of the cache files.
+        pairs: flows that this process was to see to.
+        written: those that it computed; the others were there.
+    """
+
+    role: str
+    data: str
+    folder: Path
+    pairs: int
+    written: int
+
+
+def fill_flow_cache(
+    settings: Settings, shard: tuple[int, int] = (1, 1), workers: int = 0, quiet: bool = False
+) -> Iterator[Filled]:
+    """Compute what is missing in ``flow.cache``, one data set after the other; no label file is opened.
+
+    Args:
+        settings: of a run; its method says which flows it wants.
+        shard: ``(number, of)``, from ``(1, 1)``: which of so many equal parts this process takes.
+        workers: processes; 0 computes in this one, where a GPU can be used.
+        quiet: no progress bar.
+
+    Raises:
+        SettingError: there is nothing to fill, or no such part.
+        DataError: frames cannot be read, or the cache holds flow of other frames or settings.
+    """
+    flow, (number, count) = settings.flow, shard
+    if flow.name not in ESTIMATED:
+        raise SettingError(
+            f"Flow '{flow.name}' is not estimated from frames, so there is nothing to compute before a training. "
+            f"Estimated: {', '.join(ESTIMATED)} (flow.name)."
+        )
+    if flow.cache is None:
+        raise SettingError("flow.cache is not set, so computed flow would be lost. Say where to: --flow.cache DIR.")
+    if not 1 <= number <= count:
+        raise SettingError(f"A shard is i/n with 1 <= i <= n; found {number}/{count}.")
+    for role, clips in asked_clips(settings).items():
+        pairs = FramePairs(clips, shard)
+        written = precompute(pairs, workers, progress=not quiet)
+        yield Filled(role, str(clips.dataset), pairs.flow.folder, len(pairs), written)
+
+
+def asked_clips(settings: Settings) -> dict[str, ClipDataset]:
+    """The clips whose flow a run asks for, by role; those of the target and of evaluation are found without labels."""
+    with torch.device("meta"):  # no memory, no weights: it is only asked what it wants
+        method = settings.method_class(
+            network=untrained(settings), space=settings.space, seed=settings.seed, **settings.method
+        )
+    asked = {"source": training_clips(settings, settings.source, method.source_spec)}
+    if method.target_spec is not None and method.target_spec.flows:
+        asked["target"] = training_clips(settings, settings.target, method.target_spec.without_labels())
+    dataset = open_dataset(settings.target, settings.evaluation.split, settings.evaluation.root)
+    flow, size = make_flow(settings.flow, dataset), settings.target.size
+    asked["evaluation"] = ClipDataset(dataset, PAIR, settings.space, size, "labelled", flow, every_frame=True)
+    return asked
+
+
+class FramePairs:
+    """Each flow of a data set of clips once, though neighbouring clips share it; only its two frames are read.
+
+    Args:
+        clips: whose flow has a cache.
+        shard: which part of them, see :func:`fill_flow_cache`.
+    """
+
+    def __init__(self, clips: ClipDataset, shard: tuple[int, int] = (1, 1)) -> None:
+        assert isinstance(clips.flow, CachedFlow)  # there is a cache folder
+        self.flow, self.size = clips.flow, clips.size
+        self.views = {key: _only(clips, key) for key in clips.spec.flows}
+        found: dict[tuple[str, str], tuple[int, FlowKey]] = {}
+        for item in range(len(clips)):
+            refs = clips.refs(item)
+            for key in clips.spec.flows:
+                a, b = (refs[offset] for offset in key)
+                if a is not b:
+                    found.setdefault((a.name, b.name), (item, key))
+        self.jobs = [*found.values()][shard[0] - 1 :: shard[1]]
+
+    def __len__(self) -> int:
+        return len(self.jobs)
+
+    def __getitem__(self, position: int) -> None:
+        """Compute a flow that is not there."""
+        item, key = self.jobs[position]
+        a, b = self.refs(position)
+        if not self.flow.holds(a, b, self.size):
+            self.views[key][item]  # loading a clip asks for its flow
+
+    def refs(self, position: int) -> tuple[FrameRef, FrameRef]:
+        """The frames of a flow: from, to."""
+        item, key = self.jobs[position]
+        refs = self.views[key].refs(item)
+        return refs[key[0]], refs[key[1]]
+
+
+def _only(clips: ClipDataset, key: FlowKey) -> ClipDataset:
+    """The same clips with the two frames and the flow of ``key`` alone: no other frame and no label."""
+    view = copy(clips)
+    view.spec = ClipSpec(frames=key, flows=(key,))
+    return view
