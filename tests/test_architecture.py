@@ -29,7 +29,19 @@ ALLOWED = {
 """Zone -> zones or single modules that it may import besides itself and the foundation."""
 
 SHARED = {
-    "data": {"base", "listing", "io", "loading", "clips", "frames", "prepared", "segments", "class_map", "selection"}
+    "data": {
+        "base",
+        "cities",
+        "listing",
+        "io",
+        "loading",
+        "clips",
+        "frames",
+        "prepared",
+        "segments",
+        "class_map",
+        "selection",
+    }
     | {"video", "video_index"},
     "methods": {"base", "memory", "patches", "self_training", "settings"},
     "flow": {"cache", "formats", "precompute"},

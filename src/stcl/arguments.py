@@ -30,6 +30,15 @@ def add_verb(verbs: "Verbs", verb: str, summary: str, text: str) -> argparse.Arg
     return parser
 
 
+def add_config(parser: argparse.ArgumentParser, words: str, options: str) -> None:
+    """What every command understands that looks at the data of a configuration; ``options`` are its own."""
+    parser.usage = f"stcl {words} CONFIG {options} [--preset NAME] [--group.key VALUE ...] [--quiet]"
+    parser.add_argument("config", metavar="CONFIG", help="as for 'stcl train'")
+    parser.add_argument("--preset", metavar="NAME", help="as for 'stcl train'")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.set_defaults(takes_overrides=True)
+
+
 def size(text: str) -> tuple[int, int]:
     """Width and height in pixels: ``640x480`` -> (640, 480)."""
     width, _, height = text.partition("x")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stcl.arguments import add_verb, count, refuse_swapped, shard
+from stcl.arguments import add_config, add_verb, count, refuse_swapped, shard
 
 if TYPE_CHECKING:
     from stcl.arguments import Verbs
@@ -25,14 +25,10 @@ def add_data(verbs: "Verbs") -> None:
 def _add_check(below: "Verbs") -> None:
     text = "Look at a configuration's data: what there is, all that is wrong, what to do. Status 0: training can start."
     parser = add_verb(below, "data check", "is the data right, before training", text)
-    parser.usage = "stcl data check CONFIG [--out PAGE] [--full] [--workers N] [--preset NAME] [--group.key VALUE ...]"
-    parser.add_argument("config", metavar="CONFIG", help="as for 'stcl train'")
+    add_config(parser, "data check", "[--out PAGE] [--full] [--workers N]")
     parser.add_argument("--out", type=Path, metavar="PAGE", help="also write a page with pictures, e.g. check.html")
     parser.add_argument("--full", action="store_true", help="read everything, not about 100 frames of each data set")
     parser.add_argument("--workers", type=count, metavar="N", help="processes (default: one a core)")
-    parser.add_argument("--preset", metavar="NAME", help="as for 'stcl train'")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    parser.set_defaults(takes_overrides=True)
 
 
 def _add_prepare(below: "Verbs") -> None:
@@ -42,13 +38,9 @@ def _add_prepare(below: "Verbs") -> None:
         "interruption or a change of files: what is whole is kept."
     )
     parser = add_verb(below, "data prepare", "decode once what a configuration trains on", text)
-    parser.usage = "stcl data prepare CONFIG [--shard I/N] [--workers N] [--preset NAME] [--group.key VALUE ...]"
-    parser.add_argument("config", metavar="CONFIG", help="as for 'stcl train'")
+    add_config(parser, "data prepare", "[--shard I/N] [--workers N]")
     parser.add_argument("--shard", type=shard, default=(1, 1), metavar="I/N", help="part I of N, for several machines")
     parser.add_argument("--workers", type=count, help="processes (default: one a core; 0: none but this one)")
-    parser.add_argument("--preset", metavar="NAME", help="as for 'stcl train'")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    parser.set_defaults(takes_overrides=True)
 
 
 def _add_render(below: "Verbs") -> None:

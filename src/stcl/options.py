@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import stcl
-from stcl.arguments import Parser, add_verb, count, shard, size
+from stcl.arguments import Parser, add_config, add_verb, count, shard, size
 from stcl.data_cli import add_data
 from stcl.resources import list_arenas, list_configs, list_presets
 
@@ -143,16 +143,12 @@ def _add_flow(verbs: "Verbs") -> None:
         "is skipped. With --report write a page about how well the flow explains the frames instead (docs/flow.md)."
     )
     parser = add_verb(verbs, "flow", "compute optical flow before training, look at it", text)
-    parser.usage = "stcl flow CONFIG [--shard I/N] [--workers N] [--report DIR] [--group.key VALUE ...]"
-    parser.add_argument("config", metavar="CONFIG", help="YAML file, or the name of a shipped one")
+    add_config(parser, "flow", "[--shard I/N] [--workers N] [--report DIR]")
     parser.add_argument("--shard", type=shard, metavar="I/N", help="part I of N of the pairs (torchrun: by rank)")
     parser.add_argument("--workers", type=count, metavar="N", help="processes (default: one a core; raft: 0)")
     parser.add_argument("--report", type=Path, metavar="DIR", help="write a page about the flow into DIR, nothing else")
     parser.add_argument("--pairs", type=count, default=20, metavar="N", help="pairs for the page (default 20 a domain)")
     parser.add_argument("--against", nargs="+", default=["zero"], metavar="NAME", help="other flows (default zero)")
-    parser.add_argument("--preset", metavar="NAME", help=f"fit a device's memory: {', '.join(list_presets())}")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    parser.set_defaults(takes_overrides=True)
 
 
 def _add_inspect(verbs: "Verbs") -> None:

@@ -4,21 +4,16 @@ Source: Cityscapes packages leftImg8bit_sequence and gtFine: 2,975 train and 500
 20th frame of its snippet. Labels are 8-bit PNG of Cityscapes label ids.
 """
 
-from collections.abc import Iterable
-from pathlib import Path
-
-from stcl.data.base import VideoDataset, split_runs
-from stcl.data.listing import Key
+from stcl.data.base import split_runs
+from stcl.data.cities import Cities
 from stcl.types import FrameRef
 
 SNIPPET_FRAMES = 30
 LABELLED_FRAME = 19
 """Position of the labelled frame in its snippet."""
 
-_NAME = r"(?P<sequence>.+_\d{6})_(?P<frame>\d{6})"
 
-
-class CityscapesSeq(VideoDataset):
+class CityscapesSeq(Cities):
     """Root holds ``leftImg8bit_sequence``, and ``gtFine`` where labels are wanted."""
 
     name = "cityscapes_seq"
@@ -26,22 +21,8 @@ class CityscapesSeq(VideoDataset):
         "<root>/leftImg8bit_sequence/<split>/<city>/<city>_<sequence>_<frame>_leftImg8bit.png with "
         "<root>/gtFine/<split>/<city>/<city>_<sequence>_<frame>_gtFine_labelIds.png"
     )
-    splits = ("train", "val", "test")
-    native_size = (2048, 1024)
-    citation = "Cordts et al., The Cityscapes Dataset for Semantic Urban Scene Understanding, CVPR 2016"
+    package = "leftImg8bit_sequence"
     sparse = True
-
-    def find_frames(self) -> Iterable[FrameRef]:
-        """Frames of every city."""
-        for city in self.folders(self.folder("leftImg8bit_sequence", self.split)):
-            for match, path in self.files(city, _NAME, ("_leftImg8bit.png", "_leftImg8bit.jpg")):
-                yield FrameRef(match["sequence"], int(match["frame"]), path)
-
-    def find_labels(self) -> Iterable[tuple[Key, Path]]:
-        """Label files of every city; the other files of gtFine (instances, colours, polygons) are not used."""
-        for city in self.folders(self.folder("gtFine", self.split)):
-            for match, path in self.files(city, _NAME, ("_gtFine_labelIds.png",)):
-                yield (match["sequence"], int(match["frame"])), path
 
     def benchmark_frames(self, index: list[FrameRef]) -> list[FrameRef]:
         """The 20th frame of each snippet, by frame numbers alone.
