@@ -13,6 +13,7 @@ from stcl.data.io import write_image, write_label
 from stcl.data.prepared import use_prepared
 from stcl.engine.config import load_settings
 from stcl.engine.datamodule import open_dataset, training_clips
+from stcl.engine.doctor import check_data
 from stcl.errors import SettingError
 from stcl.resources import config_path
 from stcl.types import ClipSpec
@@ -50,6 +51,13 @@ def test_a_video_without_labels_is_enough(own, overrides, tmp_path, capsys) -> N
     assert main(["evaluate", str(run), "--quiet", "--root", str(own / "simulator")]) == 0
     assert main(["predict", str(own / "my camera.mp4"), "--checkpoint", str(run), "--out", str(tmp_path / "p")]) == 0
     assert (tmp_path / "p/my camera/overlay.mp4").stat().st_size > 0
+
+
+def test_the_check_says_once_that_there_is_nothing_to_measure_on(overrides) -> None:
+    record = check_data(load_settings(config_path("own/stcl"), overrides), workers=0, quiet=True)
+    assert record["ready"] and not record["measurable"]
+    (finding,) = [finding for finding in record["findings"] if finding["severity"] == "evaluation"]
+    assert "my camera.mp4 has no labels" in finding["what"]
 
 
 def test_what_is_wrong_with_a_class_map_is_said_before_training(own, overrides, tmp_path, capsys) -> None:

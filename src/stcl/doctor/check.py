@@ -139,7 +139,8 @@ def check_domain(request: DomainRequest, full: bool = False, workers: int = 0, q
     try:
         clips = request.open_clips(index)
     except StclError as error:
-        notes.stop("no_clip", str(error), "See docs/data.md, 'Which frames are used'.")
+        if str(error) not in [finding.what for finding in notes.found]:
+            notes.stop("no_clip", str(error), "See docs/data.md, 'Which frames are used'.")
     if clips is not None and dataset.step:  # stills have no neighbours
         back = 0 if clips.every_frame else min(clips.spec.frames)
         judge_runs(notes, clips.runs, max(0, *clips.spec.frames) - min(0, back) + 1)
