@@ -9,11 +9,9 @@ from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from stcl.data import ClipDataset
 from stcl.engine.datamodule import make_flow, open_dataset, training_clips
-from stcl.engine.networks import untrained
+from stcl.engine.networks import clip_specs
 from stcl.engine.settings import Settings
 from stcl.errors import SettingError
 from stcl.flow import ESTIMATED, CachedFlow, precompute
@@ -75,13 +73,10 @@ def fill_flow_cache(
 
 def asked_clips(settings: Settings) -> dict[str, ClipDataset]:
     """The clips whose flow a run asks for, by role; those of the target and of evaluation are found without labels."""
-    with torch.device("meta"):  # no memory, no weights: it is only asked what it wants
-        method = settings.method_class(
-            network=untrained(settings), space=settings.space, seed=settings.seed, **settings.method
-        )
-    asked = {"source": training_clips(settings, settings.source, method.source_spec)}
-    if method.target_spec is not None and method.target_spec.flows:
-        asked["target"] = training_clips(settings, settings.target, method.target_spec.without_labels())
+    source_spec, target_spec = clip_specs(settings)
+    asked = {"source": training_clips(settings, settings.source, source_spec)}
+    if target_spec is not None and target_spec.flows:
+        asked["target"] = training_clips(settings, settings.target, target_spec)
     dataset = open_dataset(settings.target, settings.evaluation.split, settings.evaluation.root)
     flow, size = make_flow(settings.flow, dataset), settings.target.size
     asked["evaluation"] = ClipDataset(dataset, PAIR, settings.space, size, "labelled", flow, every_frame=True)

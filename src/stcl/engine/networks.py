@@ -24,6 +24,7 @@ from stcl.models.transfer import transfer_weights
 from stcl.models.weights import compare_states, shown_names
 from stcl.protocols import SELECTION
 from stcl.resources import list_weights, weights_path
+from stcl.types import ClipSpec
 
 """Which weights a run leaves and every number is about: no checkpoint is chosen by a score."""
 
@@ -43,6 +44,15 @@ class OpenedModel:
     space: LabelSpace
     description: str
     size: tuple[int, int] | None = None
+
+
+def clip_specs(settings: Settings) -> tuple[ClipSpec, ClipSpec | None]:
+    """The source and the target clips that a run's method wants, known without weights; the target's has no labels."""
+    with torch.device("meta"):
+        method = settings.method_class(
+            network=untrained(settings), space=settings.space, seed=settings.seed, **settings.method
+        )
+    return method.source_spec, None if method.target_spec is None else method.target_spec.without_labels()
 
 
 def build_method(settings: Settings) -> AdaptationMethod:

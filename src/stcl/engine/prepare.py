@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
@@ -33,7 +32,7 @@ from stcl.data.prepared import (
 )
 from stcl.data.segments import Entry, Kind, Segment, write_segment
 from stcl.engine.datamodule import training_clips
-from stcl.engine.networks import untrained
+from stcl.engine.networks import clip_specs
 from stcl.engine.settings import Settings
 from stcl.errors import DataError, SettingError, StclError
 from stcl.files import hold_lock, write_atomic
@@ -89,11 +88,7 @@ def prepare(
     if not 1 <= shard[0] <= shard[1]:
         raise SettingError(f"A shard is I/N with 1 <= I <= N; found {shard[0]}/{shard[1]}.")
     place = Path(settings.prepared).expanduser()
-    with torch.device("meta"):  # what a method needs is known without weights
-        method = settings.method_class(
-            network=untrained(settings), space=settings.space, seed=settings.seed, **settings.method
-        )
-    specs = {"source": method.source_spec, "target": method.target_spec and method.target_spec.without_labels()}
+    specs = dict(zip(("source", "target"), clip_specs(settings), strict=True))
     for domain, spec in specs.items():
         if spec is not None:
             clips = training_clips(settings, getattr(settings, domain), spec)
