@@ -1,14 +1,12 @@
 """One thread for tensor operations: tiny tensors gain nothing from more, and results do not depend on the machine.
 
-And small videos of every kind, and real processes that need not import everything anew.
+And small videos of every kind, and real processes.
 """
 
-import multiprocessing
-import os
+import subprocess
 import sys
 from collections.abc import Callable
 from fractions import Fraction
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import av
@@ -80,23 +78,29 @@ def read_video() -> Callable[[Path], list[tuple[Fraction, Frame]]]:
     return read
 
 
-@pytest.fixture(scope="session")
-def start_stcl() -> Callable[..., BaseProcess]:
-    """``start_stcl(log, *words)``: the command in a process of its own, forked; what it says goes into a file."""
+class Started(subprocess.Popen[bytes]):
+    """A command that runs, with the words of ``multiprocessing``."""
 
-    def start(log: Path, *words: object) -> BaseProcess:
-        process = multiprocessing.get_context("fork").Process(target=_run_stcl, args=(log, [*map(str, words)]))
-        process.start()
-        return process
+    join = subprocess.Popen.wait
+
+    def is_alive(self) -> bool:
+        return self.poll() is None
+
+    @property
+    def exitcode(self) -> int | None:
+        return self.returncode
+
+
+@pytest.fixture(scope="session")
+def start_stcl() -> Callable[..., Started]:
+    """``start_stcl(log, *words)``: the command in an interpreter of its own; what it says goes into a file.
+
+    A fork would be quicker, but inherits decoders whose threads it does not have, and may wait for them for ever.
+    """
+
+    def start(log: Path, *words: object) -> Started:
+        with log.open("w") as file:
+            command = [sys.executable, "-m", "stcl.cli", *map(str, words)]
+            return Started(command, stdout=file, stderr=subprocess.STDOUT)
 
     return start
-
-
-def _run_stcl(log: Path, words: list[str]) -> None:
-    from stcl.cli import main
-
-    with log.open("w") as file:
-        for handle in (1, 2):
-            os.dup2(file.fileno(), handle)
-        sys.stdout = sys.stderr = file  # the others are captured by the process that was forked
-        sys.exit(main(words))
