@@ -56,11 +56,11 @@ class VideoDataset(ABC):
     label_channel: ClassVar[int | None] = None
     own_classes: ClassVar[bool] = False
     root_suffixes: ClassVar[tuple[str, ...]] = ()
-    _strays: list[Path] | None = None  # a list while :meth:`list_files` collects them
 
     def __init__(self, root: str | Path, split: str = "train", classes: str | Path | None = None) -> None:
         self.root = Path(root).expanduser().absolute()
         self.split = split
+        self._strays: list[Path] = []  # of the listing that is being made
         self.classes = None if classes is None else Path(classes).expanduser().absolute()
         if classes is not None and not self.own_classes:
             raise SettingError(f"Data set '{self.name}' has classes of its own and takes no class map: {classes}.")
@@ -105,7 +105,7 @@ class VideoDataset(ABC):
         """Frames of the split by sequence and number; without labels, the label folders are never looked at."""
         found = self.list_files(with_labels)
         if found.strays:
-            raise DataError(self._stray(found.strays[0]))
+            raise DataError(f"{self}: file {found.strays[0]} does not follow the layout. Expected: {self.layout}")
         for key, path in found.twins:
             raise DataError(f"File {path}: a second file for sequence '{key[0]}', frame {key[1]}. Keep one of them.")
         if not found.frames:
@@ -122,15 +122,12 @@ class VideoDataset(ABC):
         """
         found = Listing()
         self._strays = found.strays
-        try:
-            for ref in self.find_frames():
-                found.insert(found.frames, (ref.sequence, ref.number), ref, ref.image)
-            if with_labels and found.frames:
-                found.labels = {}
-                for key, path in self.find_labels():
-                    found.insert(found.labels, key, path, path)
-        finally:
-            self._strays = None
+        for ref in self.find_frames():
+            found.insert(found.frames, (ref.sequence, ref.number), ref, ref.image)
+        if with_labels and found.frames:
+            found.labels = {}
+            for key, path in self.find_labels():
+                found.insert(found.labels, key, path, path)
         return found
 
     def benchmark_frames(self, index: list[FrameRef]) -> list[FrameRef]:
@@ -201,7 +198,7 @@ class VideoDataset(ABC):
         return sorted(path for path in parent.iterdir() if path.is_dir())
 
     def files(self, folder: Path, pattern: str, endings: tuple[str, ...]) -> list[tuple[re.Match[str], Path]]:
-        """Files of a folder that end in ``endings``; one whose name (without ending) breaks the pattern is an error.
+        """Files of a folder that end in ``endings``; one whose name (without ending) breaks the pattern is a stray.
 
         Label files that other people's code has written beside the published ones are passed over.
         """
@@ -212,15 +209,10 @@ class VideoDataset(ABC):
                 continue
             match = re.fullmatch(pattern, path.name[: -len(ending)])
             if match is None:
-                if self._strays is None:
-                    raise DataError(self._stray(path))
                 self._strays.append(path)
-                continue
-            found.append((match, path))
+            else:
+                found.append((match, path))
         return found
-
-    def _stray(self, path: Path) -> str:
-        return f"{self}: file {path} does not follow the layout. Expected: {self.layout}"
 
     def _refuse_unmatched(self, found: Listing) -> None:
         """Every label needs its frame and, unless ``sparse``, every frame its label."""
