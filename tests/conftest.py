@@ -3,6 +3,7 @@
 And small videos of every kind, and real processes.
 """
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -96,11 +97,13 @@ def start_stcl() -> Callable[..., Started]:
     """``start_stcl(log, *words)``: the command in an interpreter of its own; what it says goes into a file.
 
     A fork would be quicker, but inherits decoders whose threads it does not have, and may wait for them for ever.
+    One thread, as here: sums in another order are other bits.
     """
 
     def start(log: Path, *words: object) -> Started:
         with log.open("w") as file:
             command = [sys.executable, "-m", "stcl.cli", *map(str, words)]
-            return Started(command, stdout=file, stderr=subprocess.STDOUT)
+            one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+            return Started(command, stdout=file, stderr=subprocess.STDOUT, env=one_thread)
 
     return start

@@ -21,6 +21,7 @@ from stcl.data.io import read_image, write_image
 from stcl.data.prepared import list_records, prepared_folder, segment_folders, use_prepared
 from stcl.data.segments import Entry, Segment, write_segment
 from stcl.engine.datamodule import DomainData, evaluation_clips, training_clips
+from stcl.engine.model_folder import digest
 from stcl.engine.prepare import prepare, prepare_clips
 from stcl.engine.train import resume, train
 from stcl.errors import DataError, SettingError
@@ -340,12 +341,12 @@ def test_training_uses_it_and_resumes(make_settings, tmp_path, place, capsys):
     for domain in ("source", "target"):
         assert record["prepared"][domain].endswith("are used.")
         assert f"stcl: {domain}: {record['prepared'][domain]}" in said
-    weights = (plain / "model.safetensors").read_bytes()
-    assert (tmp_path / "run/model.safetensors").read_bytes() == weights
+    weights = digest(plain / "model.safetensors")
+    assert digest(tmp_path / "run/model.safetensors") == weights
     cut = Path(shutil.copytree(tmp_path / "run", tmp_path / "cut"))
     (cut / "model.safetensors").unlink()
     (cut / "checkpoints/last.ckpt").unlink()
-    assert (resume(cut, quiet=True) / "model.safetensors").read_bytes() == weights
+    assert digest(resume(cut, quiet=True) / "model.safetensors") == weights
     assert json.loads((cut / "run.json").read_text())["resumed"][0]["prepared"] == record["prepared"]
 
 
