@@ -141,6 +141,30 @@ def test_the_host_never_waits_in_a_step(make_method, make_batch, make_run, name,
     take_steps(method, make_run(method), make_batch)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(("name", "settings"), CASES.values(), ids=CASES)
+def test_a_gpu_says_the_same(make_method, make_batch, make_run, name, settings):
+    """torch's own watch raises where the host waits, from the second step on: in the first, libraries set up."""
+    method = make_method(name, preparation=FULL, **settings).cuda()
+    run = make_run(method)
+    method.log = method.log_dict = lambda *_, **__: None
+    for step in range(3):
+        pinned = {name: clip.pin_memory() for name, clip in make_batch(method, batch=2, seed=step).items()}
+        torch.cuda.synchronize()
+        try:
+            torch.cuda.set_sync_debug_mode("error" if step else "default")
+            data = {name: clip.to("cuda") for name, clip in pinned.items()}
+            loss = method.training_step(data, 0)
+            run.optimizer.zero_grad()
+            loss.backward()
+            run.optimizer.step()
+            run.trainer.global_step += 1
+            method.on_train_batch_end(loss, data, 0)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert loss.isfinite()
+
+
 def cell(tensor):
     return tensor.new_zeros((), device="cpu")
 
