@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import date
@@ -51,6 +52,11 @@ def median_seconds(
             if turn > 0:
                 seconds[name].append(clock() - started)
     return {name: median(times) for name, times in seconds.items()}
+
+
+def say(words: str) -> None:
+    """What comes next, on the error stream: a job that is cut off has said how far it came."""
+    print(f"{time.strftime('%H:%M:%S')} {words}", file=sys.stderr, flush=True)
 
 
 def finish_line(result: Mapping[str, object]) -> int:

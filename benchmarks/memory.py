@@ -27,7 +27,7 @@ from typing import Any
 from unittest.mock import MagicMock, patch
 
 import torch
-from measure import finish_line, machine
+from measure import finish_line, machine, say
 from rich.console import Console
 from rich.table import Table
 from stepping import Driver, synthetic_clip
@@ -226,7 +226,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--presets", nargs="+", default=["none", *list_presets()], metavar="NAME")
     parser.add_argument("--device", choices=WAYS, default="count")
     options, overrides = parser.parse_known_args(argv)
-    rows = [row_of(options.config, preset, overrides, options.device) for preset in options.presets]
+    rows = []
+    for preset in options.presets:
+        say(f"preset {preset}")
+        rows.append(row_of(options.config, preset, overrides, options.device))
     Console(width=110).print(table_of(rows))
     return finish_line(
         {"config": options.config, "device": options.device, "rows": [asdict(row) for row in rows], **machine()}

@@ -24,10 +24,9 @@ from dataclasses import asdict, dataclass, replace
 from statistics import median
 
 import torch
-from measure import finish, finish_line, machine
+from measure import finish, finish_line, machine, say
 from memory import GIGABYTE, LiveBytes, batch_for, counted, driver_for, empty_out, method_for
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -207,8 +206,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.backends.cudnn.benchmark = True  # as training
     wanted = [(name, size) for size in options.size for name in options.network]
     console = Console(width=120)
-    progress = track(wanted, description="networks", console=Console(stderr=True))
-    rows = [row_of(name, size, way) for name, size in progress]
+    rows = []
+    for number, (name, size) in enumerate(wanted, 1):
+        say(f"{number} of {len(wanted)}: {name} at {size[0]}x{size[1]}")
+        rows.append(row_of(name, size, way))
     console.print(table_of(rows))
     return finish_line(
         {

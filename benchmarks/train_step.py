@@ -49,7 +49,7 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from measure import finish_line, machine, median_seconds
+from measure import finish_line, machine, median_seconds, say
 from published_network import contestants
 from rich.console import Console
 from rich.table import Table
@@ -161,14 +161,18 @@ def measure(settings: Settings, device: torch.device, options: argparse.Namespac
     yardstick = PublishedStep(method, settings.training.steps) if options.yardstick_steps else None
     prepare_networks(method, settings.training)
     torch.backends.cudnn.benchmark = not settings.training.deterministic  # as training; serves the yardstick, too
+    say("first steps")
     ours = Driver(method, settings, start)
     for batch in batches[:WARM_UP]:
         ours.step(batch)
     memory = peak_bytes(device) - before
+    say("steps of both, by turns")
     result = race(ours, yardstick, batches, options) | {"memory_bytes": memory}
+    say(f"{result['step_seconds']:.4f} s a step; parts of both")
     result["parts"] = {"ours": parts_of_ours(ours, batches[: options.part_steps])}
     if yardstick is not None:
         result["parts"]["yardstick"] = parts_of_yardstick(yardstick, start, batches[: options.part_steps])
+    say("arithmetic")
     flop, rate = count_flop(settings, device, batches[0]), matmul_rate(device)
     result |= {
         "step_flop": flop,
@@ -177,6 +181,7 @@ def measure(settings: Settings, device: torch.device, options: argparse.Namespac
         "fraction_of_matmul_rate": flop / result["step_seconds"] / rate,
         "hours_for_40000_steps_extrapolated": result["step_seconds"] * 40_000 / 3600,
     }
+    say("gradients of both")
     result["gradients_shrunk"] = shrink = 1 if device.type == "cuda" else shrink
     losses, gradients = compare(settings, device, options.gradient_steps, shrink)
     with patch.object(F, "relu", lambda features, inplace=False: F.gelu(features)):
