@@ -121,7 +121,7 @@ def torchvision(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
     def builder(size: str) -> Callable[..., FakeRaft]:
         def build(*, weights: object = None, progress: bool = True) -> FakeRaft:
-            assert weights == f"default {size} weights" and not progress
+            assert weights.url == f"https://weights/{size}.pth" and not progress
             made.append(FakeRaft())
             return made[-1]
 
@@ -131,7 +131,11 @@ def torchvision(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     package.__version__, package.models, models.optical_flow = "0.99", models, flows  # type: ignore[attr-defined]
     for size in ("large", "small"):
         setattr(flows, f"raft_{size}", builder(size))
-        setattr(flows, f"Raft_{size.title()}_Weights", SimpleNamespace(DEFAULT=f"default {size} weights"))
+        setattr(
+            flows,
+            f"Raft_{size.title()}_Weights",
+            SimpleNamespace(DEFAULT=SimpleNamespace(url=f"https://weights/{size}.pth")),
+        )
     for module in (package, models, flows):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     return SimpleNamespace(made=made)

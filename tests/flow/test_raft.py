@@ -1,12 +1,15 @@
-"""RAFT around a network of the same interface; torchvision itself need not be there."""
+"""RAFT around a network of the same interface; where torchvision is installed, around its own, too."""
 
 import sys
 
+import cv2
 import numpy as np
 import pytest
+import torch
 
 from stcl.errors import SettingError, StclError
 from stcl.flow import get_flow
+from stcl.flow.raft import MODELS
 
 
 def crop(scene, height, width):
@@ -60,5 +63,26 @@ def test_wrong_input(scene, torchvision, monkeypatch):
         raise OSError("no route to host")
 
     monkeypatch.setattr(sys.modules["torchvision.models.optical_flow"], "raft_large", offline)
-    with pytest.raises(StclError, match=r"cannot be downloaded \(no route to host\)"):
+    message = (
+        r"cannot be downloaded \(no route to host\).* put https://weights/large\.pth into the folder .*/checkpoints"
+    )
+    with pytest.raises(StclError, match=message):
         get_flow("raft")(*scene.pair)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_as_torchvision_documents_it(scene, monkeypatch, tmp_path, model):
+    """Its own transforms and network, with weights of chance in the place of the published ones."""
+    flows = pytest.importorskip("torchvision.models.optical_flow", reason="torchvision is not installed")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    function, weights = (getattr(flows, name) for name in MODELS[model])
+    torch.manual_seed(0)
+    network = function(weights=None).eval()
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(network.state_dict(), tmp_path / "checkpoints" / weights.DEFAULT.url.rpartition("/")[2])
+    a, b = (cv2.resize(image, (200, 136)) for image in (scene.image_a, scene.image_b))  # of eighths: nothing is padded
+    tensors = (torch.from_numpy(image).permute(2, 0, 1)[None] for image in (a, b))
+    with torch.no_grad():
+        expected = network(*weights.DEFAULT.transforms()(*tensors))[-1][0].numpy()
+    assert np.abs(expected).max() > 1
+    np.testing.assert_allclose(get_flow("raft", model=model)(scene.a, scene.b, a, b), expected, atol=1e-4)

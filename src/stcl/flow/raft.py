@@ -70,12 +70,13 @@ class RaftFlow:
         if self._network is None:
             function, weights = MODELS[self.model]
             flows = _torchvision().models.optical_flow
+            published = getattr(flows, weights).DEFAULT
             try:
-                network = getattr(flows, function)(weights=getattr(flows, weights).DEFAULT, progress=False)
+                network = getattr(flows, function)(weights=published, progress=False)
             except OSError as error:  # no connection: an URLError
                 raise StclError(
                     f"The weights of flow 'raft' cannot be downloaded ({error}). Run 'stcl flow' where there is a "
-                    "connection, or put the file into torch's cache folder (torch.hub.get_dir())."
+                    f"connection, or put {published.url} into the folder {torch.hub.get_dir()}/checkpoints."
                 ) from error
             on_gpu = torch.cuda.is_available() and get_worker_info() is None
             self._network = network.eval().to("cuda" if on_gpu else "cpu")
