@@ -12,7 +12,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: demo test slow fuzz bench lint format weights clean help
+.PHONY: demo test slow gpu fuzz bench lint format weights clean help
 
 # 3.11 comes first because constraints.txt was tested with it.
 PYTHON ?=
@@ -36,6 +36,9 @@ test: $(VENV)/.stamp-dev  ## run the test suite (without the slow tests)
 
 slow: $(VENV)/.stamp-dev  ## run the slow tests: real training, minutes each
 	$(BIN)/python -m pytest -m slow
+
+gpu: $(VENV)/.stamp-dev  ## run the tests that need a GPU
+	$(BIN)/python -m pytest tests/engine/test_cuda.py tests/methods/test_no_sync.py
 
 # In processes of their own: one that crashes in a decoder is named and replaced.
 fuzz: $(VENV)/.stamp-dev  ## read thousands of damaged files of every kind, others each time
