@@ -158,6 +158,17 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(whole, run, capsys):
     assert [part["step"] for part in json.loads((run / "run.json").read_text())["resumed"]] == [6]
 
 
+def test_another_machine_is_told(run, capsys):
+    """The last part counts, and what decides no bit is left out."""
+    record = json.loads((run / "run.json").read_text())
+    assert record["environment"]["threads"] == 1
+    elsewhere = record["environment"] | {"threads": 8, "cores": 128, "python": "3.99"}
+    (run / "run.json").write_text(json.dumps(record | {"resumed": [{"step": 2, "environment": elsewhere}]}))
+    resume(run, quiet=True)
+    told = " ".join(capsys.readouterr().err.split())
+    assert "This run goes on with threads 1 instead of 8: the same steps" in told
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half", None])
 def test_without_a_whole_checkpoint_it_says_so(run, content):
     for path in (run / "checkpoints").iterdir():

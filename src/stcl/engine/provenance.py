@@ -46,6 +46,15 @@ def describe_environment(device: str) -> dict[str, Any]:
     }
 
 
+def describe_change(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What may keep a run that goes on elsewhere from the bits of an uninterrupted one, in words."""
+    changed = [key for key in ("device", "torch", "threads") if key in before and before[key] != now[key]]
+    if not changed:
+        return []
+    words = ", ".join(f"{key} {now[key]} instead of {before[key]}" for key in changed)
+    return [f"This run goes on with {words}: the same steps, but the last bits of the result may be others."]
+
+
 def describe_clips(clips: ClipDataset) -> dict[str, Any]:
     """Identity of the data: counts, digests of names and sizes of all files that may be opened, and of the frames t."""
     root, digest = clips.dataset.root, hashlib.blake2b(digest_size=16)

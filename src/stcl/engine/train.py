@@ -18,7 +18,7 @@ from stcl.engine.config import load_settings
 from stcl.engine.datamodule import DomainData
 from stcl.engine.folder import RunFolder
 from stcl.engine.networks import build_method, prepare_networks, save_trained, untrained
-from stcl.engine.provenance import describe_run
+from stcl.engine.provenance import describe_change, describe_run
 from stcl.engine.settings import Settings
 from stcl.engine.signals import StopRequest
 from stcl.engine.steps import StepBoundary
@@ -135,6 +135,8 @@ def _write_record(
             f"This run was on {start.processes} devices and goes on with {trainer.world_size}: the same batches, but "
             "other random draws and patches, so the result will not be that of an uninterrupted run to the bit."
         )
+    before = [known, *known.get("resumed", [])][-1].get("environment", {})
+    notes += describe_change(before, record["environment"])
     for note in notes:
         Console(stderr=True).print(f"stcl: {note}", highlight=False)
     part = {key: record[key] for key in ("command", "started", "code", "environment", "prepared")}
