@@ -1,6 +1,7 @@
 """How the command line is read: its parser, and what single words stand for (``type=`` of argparse)."""
 
 import argparse
+import math
 from typing import TYPE_CHECKING, NoReturn
 
 from stcl.errors import SettingError
@@ -60,6 +61,17 @@ def count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a whole number from 0 up, found '{text}'")
     return int(text)
+
+
+def positive(text: str) -> float:
+    """A number above 0; infinity and "not a number" are none."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, found '{text}'")
+    return value
 
 
 def refuse_swapped(arguments: argparse.Namespace, config: str) -> None:

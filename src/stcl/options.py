@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import stcl
-from stcl.arguments import Parser, add_config, add_verb, count, shard, size
+from stcl.arguments import Parser, add_config, add_verb, count, positive, shard, size
 from stcl.data_cli import add_data
 from stcl.resources import list_arenas, list_configs, list_presets
 
@@ -123,16 +123,18 @@ def _add_predict(verbs: "Verbs") -> None:
     parser.add_argument("--space", metavar="NAME", help="label space, for a checkpoint that does not say")
     parser.add_argument("--size", type=size, metavar="WxH", help="network's input (default: as trained, or the frame)")
     parser.add_argument("--flow", choices=("dis", "none"), default="dis", help="none: each frame by itself")
-    parser.add_argument("--cut", type=float, default=0.35, help="contrast left unexplained at a cut (default 0.35)")
+    parser.add_argument("--cut", type=positive, default=0.35, help="contrast left unexplained at a cut (default 0.35)")
     parser.add_argument("--flip", action="store_true", help="average with the mirrored frame; twice the time")
-    parser.add_argument("--scales", type=float, nargs="+", default=[1.0], metavar="S", help="average over these sizes")
+    parser.add_argument(
+        "--scales", type=positive, nargs="+", default=[1.0], metavar="S", help="average over these sizes"
+    )
     parser.add_argument("--tile", type=size, metavar="WxH", help="overlapping tiles, for frames larger than memory")
     parser.add_argument("--device", help="e.g. cpu, cuda:1 (default: a GPU where there is one)")
     parser.add_argument("--shard", type=shard, metavar="I/N", help="part I of N of the inputs (torchrun: by rank)")
-    parser.add_argument("--fps", type=float, default=10.0, help="frames a second of folders (default 10)")
+    parser.add_argument("--fps", type=positive, default=10.0, help="frames a second of folders (default 10)")
     parser.add_argument("--frames", type=count, metavar="N", help="at most so many frames of each input")
     parser.add_argument("--part-frames", type=count, default=250, metavar="N", help="what a kill costs (default 250)")
-    parser.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="wait for a URL (default 10)")
+    parser.add_argument("--timeout", type=positive, default=10.0, metavar="SECONDS", help="wait for a URL (default 10)")
     parser.add_argument("--force", action="store_true", help="replace earlier results")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 

@@ -15,7 +15,7 @@ import pytest
 
 from stcl.data.frames import follows
 from stcl.data.io import write_image
-from stcl.data.video import name_of, open_source
+from stcl.data.video import name_of, open_source, without_password
 from stcl.errors import DataError, SettingError
 
 
@@ -172,7 +172,27 @@ def test_addresses_that_do_not_answer(address) -> None:
             open_source(f"http://127.0.0.1:{silent.getsockname()[1]}/a.mp4", timeout_s=0.5)
 
 
+def test_a_stream_that_falls_silent_says_so_without_its_password(tmp_path, moving_frames, write_video) -> None:
+    content = write_video(tmp_path / "a.ts", moving_frames(40, (96, 160))).read_bytes()
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        connections = []
+
+        def answer() -> None:
+            connections.append(server.accept()[0])
+            connections[0].sendall(b"HTTP/1.0 200 OK\r\nContent-Type: video/mp2t\r\n\r\n" + content)
+
+        threading.Thread(target=answer, daemon=True).start()
+        source = open_source(f"http://me:se@cret@127.0.0.1:{server.getsockname()[1]}/a.ts", timeout_s=0.5)
+        frames, problem = served(source)
+        connections[0].close()
+    assert frames and "went away: nothing came for 0.5 seconds after" in problem
+    assert problem.startswith("http://127.0.0.1:")
+
+
 def test_names_of_folders() -> None:
+    assert without_password("rtsp://user:s@cret@10.0.0.7/live/a@b") == "rtsp://10.0.0.7/live/a@b"
     assert name_of("some/where/street.mp4") == "street"
     assert name_of("camera:0") == name_of("/dev/video0") == "camera_0"
     assert name_of("rtsp://user:secret@10.0.0.7:554/live/1?x=2") == "10.0.0.7_554_live_1_x_2"

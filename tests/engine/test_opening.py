@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import stcl
 from stcl.engine.networks import build_method, build_network, open_checkpoint
@@ -79,3 +80,32 @@ def test_another_network_is_refused(make_settings, tps):
     settings = make_settings("source_only", network={**RESNET, "backbone": "resnet18", "weights": str(tps)})
     with pytest.raises(CheckpointError, match=r"another network .*\(network\.backbone resnet50, network\.head tps\)"):
         build_network(settings)
+
+
+@pytest.mark.parametrize(
+    "config", ["name: x\n- : :bad", "[1, 2]", '{"architecture": "unet"}', "!!python/name:os.system"]
+)
+def test_a_configuration_of_another_program(tmp_path, config):
+    save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors", {"config": config})
+    with pytest.raises(CheckpointError, match=r"not one of this version of 'stcl train'.*Save the tensors alone"):
+        open_checkpoint(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"patch_embed1.proj.weight": torch.tensor(1.0)},
+        {"patch_embed1.proj.weight": torch.zeros(32, 3, 7, 7), "block1.0.attn.kv.weight": torch.tensor(1.0)},
+        {"patch_embed1.proj.weight": torch.zeros(32, 3, 7, 7), "stages.0": torch.zeros(1)},
+    ],
+    ids=["no rows", "no halves", "no part"],
+)
+def test_known_names_of_unknown_shapes(tmp_path, tensors):
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="has the names of a network that is known here, but not its shapes"):
+        open_checkpoint(tmp_path / "model.safetensors")
+
+
+def test_weights_by_name_have_no_heads():
+    with pytest.raises(CheckpointError, match="'pretrained:imagenet' is a backbone and has no heads"):
+        open_checkpoint("pretrained:imagenet")

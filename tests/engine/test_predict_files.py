@@ -197,12 +197,29 @@ def test_what_a_kill_left_without_a_finished_part_is_no_obstacle(predict, street
     assert sorted(path.name for path in (tmp_path / "out" / "street").iterdir()) == ["prediction.json", "shares.csv"]
 
 
-def test_a_folder_with_other_content_is_left_alone(predict, street, tmp_path) -> None:
+@pytest.mark.parametrize("force", [(), ("--force",)])
+def test_a_folder_with_other_content_is_left_alone(predict, street, tmp_path, force) -> None:
+    truth = tmp_path / "out" / "street" / "labels" / "000000.png"
+    truth.parent.mkdir(parents=True)
+    truth.write_text("mine")
+    status, _, wrong = predict(street, *force)
+    assert status == 2 and "is not empty and holds no prediction: it stays as it is" in wrong
+    assert [*(tmp_path / "out").rglob("*.*")] == [truth]
+
+
+def test_a_start_that_was_killed_at_once_is_no_other_content(predict, street, tmp_path) -> None:
+    (tmp_path / "out" / "street" / ".parts").mkdir(parents=True)
+    (tmp_path / "out" / "street" / ".lock").touch()
+    assert predict(street, "--save", "shares")[0] == 0
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"state": "finished"}'])
+def test_a_damaged_record_is_replaced_with_force(predict, street, tmp_path, content) -> None:
     (tmp_path / "out" / "street").mkdir(parents=True)
-    (tmp_path / "out" / "street" / "thesis.txt").write_text("mine")
-    status, _, wrong = predict(street)
-    assert status == 2 and "is not empty and holds no prediction" in wrong
-    assert [path.name for path in (tmp_path / "out" / "street").iterdir()] == ["thesis.txt"]
+    (tmp_path / "out" / "street" / "prediction.json").write_text(content)
+    status, _, wrong = predict(street, "--save", "shares")
+    assert status == 2 and "prediction.json is damaged" in wrong and "--force" in wrong
+    assert predict(street, "--save", "shares", "--force")[0] == 0
 
 
 def test_a_damaged_video_keeps_its_good_part_and_others_go_on(
@@ -293,6 +310,8 @@ def test_a_camera_that_ends_leaves_a_finished_recording(predict, tmp_path, movin
     assert status == (2 if ending == "gone" else 0) and ("went away" in wrong) == (ending == "gone")
     out = tmp_path / "out" / "camera_0"
     assert "7 frames" in said and len(shares_in(out)) == 8 and (out / "overlay.mp4").is_file()
+    status, _, wrong = predict("camera:0", "--part-frames", 3)
+    assert status == 2 and "holds a recording of this live source, which cannot go on" in wrong and "--out" in wrong
 
 
 @pytest.mark.parametrize(
@@ -305,13 +324,16 @@ def test_a_camera_that_ends_leaves_a_finished_recording(predict, tmp_path, movin
         (["{street}", "--size", "100x50"], "The nearest such size is"),
         (["{street}", "--shard", "2"], "expected I/N"),
         (["{street}", "--shard", "3/2"], "A shard is i/n"),
-        (["{street}", "--scales", "0"], "positive numbers; found"),
+        (["{street}", "--scales", "1", "0"], "argument --scales: expected a number above 0, found '0'"),
         (["{street}", "--tile", "100x64"], "multiples of 32"),
         (["{street}", "--save", "nothing"], "invalid choice: 'nothing'"),
         (["{street}", "--part-frames", "0"], "at least one frame"),
         (["{street}", "{street}"], "would both go into the folder 'street'"),
         (["{street}", "--device", "abacus"], "abacus"),
-        (["{street}", "--fps", "0"], "positive"),
+        (["{street}", "--fps", "0"], "argument --fps: expected a number above 0, found '0'"),
+        (["{street}", "--fps", "nan"], "argument --fps: expected a number above 0, found 'nan'"),
+        (["{street}", "--timeout", "inf"], "argument --timeout: expected a number above 0, found 'inf'"),
+        (["{street}", "--cut", "much"], "argument --cut: expected a number above 0, found 'much'"),
     ],
 )
 def test_wrong_input_gets_one_message(predict, street, words, message) -> None:

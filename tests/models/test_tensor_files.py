@@ -4,6 +4,7 @@ import io
 import pickle
 import subprocess
 import tarfile
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -133,6 +134,19 @@ def test_half_a_file(tmp_path, zipped, kept):
     whole = path.read_bytes()
     path.write_bytes(whole[: int(kept * len(whole)) if isinstance(kept, float) else kept])
     refused(path, r"is not a whole checkpoint \(\d+ bytes; .*Copy or download it again")
+
+
+def test_another_archive(tmp_path):
+    path = tmp_path / "model.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model.pth", "weights")
+    refused(path, r"is a zip archive, but none of torch.save \(it holds: model.pth\). Unpack it")
+
+
+def test_a_checkpoint_of_ours_without_its_parts(tmp_path):
+    path = tmp_path / "last.ckpt"
+    torch.save({"stcl": {"config": "name: x"}, "state_dict": 5}, path)
+    refused(path, "without its weight average")
 
 
 def test_half_a_safetensors_file(tmp_path):

@@ -73,6 +73,29 @@ def test_tiles_are_exact_where_the_network_looks_no_further() -> None:
     torch.testing.assert_close(FrameViews(network, tile=(64, 96))(image), whole, atol=1e-5, rtol=1e-4)
 
 
+class Edged(Local):
+    """Cells lie on both edges of the image, as those of ResNets do: one more than the stride goes into it."""
+
+    strides = {"early": 8, "late": 8}
+
+    def forward(self, image: Tensor, tap: object = None) -> dict[str, Tensor]:
+        small = F.avg_pool2d(image, 3, 8, 1, ceil_mode=True, count_include_pad=False)
+        return {"early": small, "late": small}
+
+
+def test_tiles_of_a_network_with_cells_on_both_edges() -> None:
+    network = VideoSegmenter(Edged(), Scores(), None, None).eval()
+    image = torch.rand(1, 3, 200, 256)
+    whole = network.main_scores(image)
+    assert whole.shape[-2:] == (26, 33)
+    torch.testing.assert_close(FrameViews(network, tile=(128, 160))(image), whole, atol=1e-5, rtol=1e-4)
+
+
+def test_resnets_take_tiles() -> None:
+    network, image = build_segmenter(5, "resnet18", "tps").eval(), torch.rand(1, 3, 64, 96)
+    assert FrameViews(network, tile=(64, 64))(image).shape == network.main_scores(image).shape
+
+
 def test_tiles_come_near_the_whole_frame(network: VideoSegmenter) -> None:
     image = F.interpolate(torch.rand(1, 3, 20, 24), (320, 384), mode="bilinear")
     whole, tiled = network.main_scores(image), FrameViews(network, tile=(256, 256))(image)

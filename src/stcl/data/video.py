@@ -29,7 +29,7 @@ _SLACK_S = 0.5
 """By how much a file may be shorter than it says: durations are rounded in many ways."""
 
 _CAMERA = r"(?:camera:|/dev/video)(\d+)"
-_URL = r"[a-z]+://(?:[^/@]*@)?"
+_URL = r"([a-z]+://)(?:[^/]*@)?"
 
 
 def name_of(place: str | Path) -> str:
@@ -41,6 +41,11 @@ def name_of(place: str | Path) -> str:
         return re.sub(r"[^\w.-]+", "_", re.sub(_URL, "", text)).strip("_.") or "stream"
     path = Path(place).expanduser().resolve()
     return path.name if path.is_dir() else path.stem
+
+
+def without_password(place: str) -> str:
+    """A place as messages and records show it."""
+    return re.sub(f"^{_URL}", r"\1", place)
 
 
 def open_source(place: str | Path, fps: Fraction = Fraction(10), timeout_s: float = 10.0) -> FrameSource:
@@ -91,6 +96,7 @@ class VideoSource:
         self, place: str, name: str, live: bool = False, container: str | None = None, timeout_s: float | None = None
     ) -> None:
         self.place = place
+        self._shown = without_password(place)
         self.name = name
         self.live = live
         self._problem = ""
@@ -105,7 +111,7 @@ class VideoSource:
         if first is None:
             opened.close()
             why = f" ({self._problem})" if self._problem else ""
-            raise DataError(f"{self.place} holds no frame that can be decoded{why}.")
+            raise DataError(f"{self._shown} holds no frame that can be decoded{why}.")
         assert first.picture.time_base is not None
         self.time_base_s = first.picture.time_base
         self.size = upright(first.picture).shape[:2]
@@ -131,7 +137,7 @@ class VideoSource:
             yield from self._serve(timed, first)
             if self._problem:
                 what = "went away" if self.live else "is damaged"
-                raise DataError(f"{self.place} {what}: {self._problem}.")
+                raise DataError(f"{self._shown} {what}: {self._problem}.")
 
     def identity(self) -> dict[str, Any]:
         """A file with its size and time of change; a live source just has its name."""
@@ -155,7 +161,7 @@ class VideoSource:
             image = upright(frame.picture)
             if image.shape[:2] != self.size:
                 raise DataError(
-                    f"{self.place}: frame {index} is {image.shape[1]}x{image.shape[0]}, but the first one is "
+                    f"{self._shown}: frame {index} is {image.shape[1]}x{image.shape[0]}, but the first one is "
                     f"{self.size[1]}x{self.size[0]}. A video has one size: cut it there and give the parts one by one."
                 )
             yield VideoFrame(index, ticks, image, f"{index:06d}", near)
@@ -172,6 +178,9 @@ class VideoSource:
         while True:
             try:
                 packet = next(packets, None)
+            except av.error.ExitError:
+                self._problem = f"nothing came for {self._timeout_s:g} seconds after {served} frames"
+                return
             except (av.error.FFmpegError, OSError) as error:
                 self._problem = f"{reason(error)} after {served} frames"
                 return
@@ -207,6 +216,7 @@ def open_container(
     place: str, live: bool = False, container: str | None = None, timeout_s: float | None = None
 ) -> av.container.InputContainer:
     """What FFmpeg opens at ``place``, with a video track; see :class:`VideoSource` for the arguments."""
+    shown = without_password(place)
     options = {"rtsp_transport": "tcp"} if place.startswith("rtsp") else {}
     try:
         opened = av.open(
@@ -217,18 +227,18 @@ def open_container(
             metadata_errors="replace",  # titles of any age and alphabet
         )
     except av.error.ExitError:
-        raise DataError(f"{place} did not answer within {timeout_s:g} seconds. Is it on?") from None
+        raise DataError(f"{shown} did not answer within {timeout_s:g} seconds. Is it on?") from None
     except (av.error.FFmpegError, OSError, ValueError) as error:
         what = "cannot be opened" if live else "is no video that can be read"
-        raise DataError(f"{place} {what}: {reason(error)}.") from None
+        raise DataError(f"{shown} {what}: {reason(error)}.") from None
     videos = [stream for stream in opened.streams.video if not stream.disposition & _COVER]
     if not videos:
         kinds = ", ".join(sorted({str(stream.type) for stream in opened.streams})) or "nothing"
         opened.close()
-        raise DataError(f"{place} has no video track, only {kinds}.")
+        raise DataError(f"{shown} has no video track, only {kinds}.")
     if videos[0].codec_context is None:
         opened.close()
-        raise DataError(f"{place} has a video track, but in a coding that cannot be decoded.")
+        raise DataError(f"{shown} has a video track, but in a coding that cannot be decoded.")
     videos[0].thread_type = "AUTO"
     videos[0].codec_context.options = {"max_pixels": str(LARGEST_PX)}
     return opened

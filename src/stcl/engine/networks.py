@@ -26,8 +26,6 @@ from stcl.protocols import SELECTION
 from stcl.resources import list_weights, weights_path
 from stcl.types import ClipSpec
 
-"""Which weights a run leaves and every number is about: no checkpoint is chosen by a score."""
-
 
 @dataclass(frozen=True)
 class OpenedModel:
@@ -164,11 +162,15 @@ def open_checkpoint(path: str | Path, space: str | LabelSpace | None = None) -> 
     if is_model_folder(Path(path)):
         network, classes, size = open_model_folder(Path(path))
         return _opened(OpenedModel(network, classes, "model folder", size), path, space)
+    if str(path).startswith("pretrained:"):
+        raise CheckpointError(
+            f"'{path}' is a backbone and has no heads to segment with. It can start a training: network.weights {path}."
+        )
     file = resolve_weights(str(path))
     tensors, metadata, wrapper = read_tensor_file(file)
     if "config" not in metadata:
         return _open_published(recognise(tensors, file), file, space)
-    settings = check_settings(yaml.safe_load(metadata["config"]), str(file))
+    settings = _recorded_settings(metadata["config"], file)
     network = untrained(settings)
     differences = compare_states(tensors, network.state_dict())
     if differences:
@@ -176,6 +178,21 @@ def open_checkpoint(path: str | Path, space: str | LabelSpace | None = None) -> 
     network.load_state_dict(tensors)
     what = "checkpoint of run" if wrapper == OURS else "weights of run"
     return _opened(_of_run(network, settings, what), file, space)
+
+
+def _recorded_settings(config: object, file: Path) -> Settings:
+    """The configuration that a file says that it was trained with."""
+    try:
+        data = yaml.safe_load(config) if isinstance(config, str) else None
+        if not isinstance(data, dict):
+            raise SettingError("it is no table of settings")
+        return check_settings(data, "config")
+    except (yaml.YAMLError, SettingError) as error:
+        raise CheckpointError(
+            f"'{file}' has a configuration in its metadata that is not one of this version of 'stcl train' "
+            f"({' '.join(str(error).split())}). Was it written by another program, or by another version? Save the "
+            "tensors alone to have them recognised by their names."
+        ) from None
 
 
 def _of_run(network: VideoSegmenter, settings: Settings, what: str) -> OpenedModel:

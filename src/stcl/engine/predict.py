@@ -67,7 +67,7 @@ class PredictOptions:
         lookup(FLOWS, self.flow, "flow of a prediction")
         find_device(self.device)
         check_views(self.scales, self.tile and (self.tile[1], self.tile[0]))
-        if self.cut <= 0:
+        if not self.cut > 0:  # nor is it no number
             raise SettingError(f"The share of contrast that makes a cut must be above 0; found {self.cut}.")
         check_frame_size(self.size, "The network's input")
 

@@ -41,6 +41,8 @@ IDS = {"train": None, "cityscapes": "cityscapes_seq"}
 
 TABLES = ("csv", "parquet")
 RECORD = "prediction.json"
+PARTS = ".parts"
+LOCK = ".lock"
 OVERLAY_ALPHA = 0.5
 PRESET = "veryfast"
 """Of the overlay's encoder: it shares the processor with the network."""
@@ -83,7 +85,7 @@ class Recording:
         space: the classes.
         outputs: what is kept.
         request: what the result depends on, as plain data: a folder goes on only where all of it is the same.
-        force: remove an earlier result first.
+        force: remove an earlier result first; a folder with other content is refused all the same.
     """
 
     folder: Path
@@ -98,7 +100,7 @@ class Recording:
     _film: VideoWriter | None = None
 
     def __post_init__(self) -> None:
-        self._parts = self.folder / ".parts"
+        self._parts = self.folder / PARTS
         self.request = json.loads(json.dumps(self.request))  # as it will be read again
         record = self._record()
         if self.force or record is None:
@@ -113,10 +115,11 @@ class Recording:
                 "folder with --out, or replace it with --force."
             )
         self.finished = record["state"] == "finished"
-        if not self.finished and self.source.live:
+        if self.source.live:
+            state = "a" if self.finished else f"an unfinished (its parts are in {self._parts})"
             raise SettingError(
-                f"{self.folder} holds an unfinished recording of a live source, which cannot go on. Its parts are in "
-                f"{self._parts}. Choose another folder with --out, or replace it with --force."
+                f"{self.folder} holds {state} recording of this live source, which cannot go on. Choose another folder "
+                "with --out, or replace it with --force."
             )
         self.first = 0 if self.finished else sum(len(part["rows"]) for part in self._finished_parts())
 
@@ -125,7 +128,7 @@ class Recording:
         """Held while frames are added; what is not in a finished part when it ends is given up."""
         self.folder.mkdir(parents=True, exist_ok=True)
         busy = f"Another process is predicting into {self.folder} right now. Wait for it, or stop it first."
-        with hold_lock(self.folder / ".lock", busy):
+        with hold_lock(self.folder / LOCK, busy):
             if self.force:
                 self._clear()
             self._parts.mkdir(exist_ok=True)
@@ -242,15 +245,17 @@ class Recording:
         if path.is_file():
             try:
                 record = read_json(path)
+                if not isinstance(record, dict) or not {"state", "request"} <= record.keys():
+                    raise ValueError("it does not say what was asked for")
             except ValueError as error:
+                if self.force:
+                    return None
                 raise DataError(f"{path} is damaged ({error}). Begin anew with --force.") from None
-            if not isinstance(record, dict):
-                raise DataError(f"{path} is damaged: it holds no table. Begin anew with --force.")
             return record
-        if not self.force and self.folder.is_dir() and any(self.folder.iterdir()):
+        if self.folder.is_dir() and any(path.name not in (LOCK, PARTS) for path in self.folder.iterdir()):
             raise SettingError(
-                f"{self.folder} is not empty and holds no prediction. Choose another folder with --out, or write into "
-                "it with --force."
+                f"{self.folder} is not empty and holds no prediction: it stays as it is. Choose another folder with "
+                "--out."
             )
         return None
 
@@ -264,7 +269,7 @@ class Recording:
         """Remove what an earlier call has written, and nothing else."""
         for name in (RECORD, "overlay.mp4", "shares.csv", "shares.parquet"):
             (self.folder / name).unlink(missing_ok=True)
-        for name in ("labels", "confidence", ".parts"):
+        for name in ("labels", "confidence", PARTS):
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
 

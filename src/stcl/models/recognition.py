@@ -47,6 +47,11 @@ def recognise(tensors: dict[str, Tensor], path: object) -> PublishedNetwork:
                 network = read(strip_prefixes(inside))
             except CheckpointError as error:
                 raise CheckpointError(f"'{path}': {error}") from None
+            except (IndexError, RuntimeError, TypeError) as error:  # shapes that the reader does not expect
+                raise CheckpointError(
+                    f"'{path}' has the names of a network that is known here, but not its shapes ({error}). "
+                    "Is it whole?"
+                ) from None
             if network is not None:
                 elsewhere = tuple(name for name in bare if not name.startswith(view))
                 state = network.tensors | missing_counters(network.tensors)

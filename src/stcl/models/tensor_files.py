@@ -113,6 +113,11 @@ def _load(path: Path, start: bytes) -> Mapping[Any, Any]:
         raise CheckpointError(f"'{path}' is a pointer of git-lfs, not the file. Fetch the file with: git lfs pull")
     if start[:2] == b"PK" and not zipfile.is_zipfile(path):  # torch leaves this to the operating system
         raise CheckpointError(_why_not(path, start, size, "the archive has no end"))
+    if start[:2] == b"PK" and (inside := _foreign_archive(path)):
+        raise CheckpointError(
+            f"'{path}' is a zip archive, but none of torch.save (it holds: {', '.join(inside[:5])}). Unpack it, and "
+            "give the checkpoint in it."
+        )
     try:
         with warnings.catch_warnings():  # about the age of the format
             warnings.simplefilter("ignore")
@@ -124,6 +129,16 @@ def _load(path: Path, start: bytes) -> Mapping[Any, Any]:
             f"'{path}' holds a {type(content).__name__}, not tensors by name. Save the network's state_dict() instead."
         )
     return content
+
+
+def _foreign_archive(path: Path) -> list[str]:
+    """Names in a zip archive that torch did not write; empty for torch's own and for damaged ones."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return []
+    return [] if any(name.endswith("/data.pkl") for name in names) else names
 
 
 def _why_not(path: Path, start: bytes, size: int, text: str) -> str:
@@ -147,9 +162,10 @@ def _why_not(path: Path, start: bytes, size: int, text: str) -> str:
     return f"'{path}' is not a whole checkpoint ({size} bytes; {reason}). Copy or download it again."
 
 
-def _average(content: Mapping[Any, Any], config: str, path: Path) -> TensorFile:
+def _average(content: Mapping[Any, Any], config: Any, path: Path) -> TensorFile:
     """The evaluated network of a checkpoint of 'stcl train'."""
-    state = content.get("state_dict", {})
+    state = content.get("state_dict")
+    state = state if isinstance(state, Mapping) else {}
     tensors = {name.removeprefix(AVERAGE): t for name, t in state.items() if name.startswith(AVERAGE)}
     if not tensors:
         raise CheckpointError(f"'{path}' is a checkpoint of 'stcl train' without its weight average ('{AVERAGE}...').")

@@ -1,5 +1,7 @@
 """Scores of a frame from several views of it: mirrored, at other sizes, in tiles."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -65,26 +67,32 @@ class FrameViews:
             for left in tile_starts(width, tile[1], GRID_PX):
                 scores = self.network.main_scores(image[..., top : top + tile[0], left : left + tile[1]])
                 rows, columns = scores.shape[-2:]
-                stride = tile[0] // rows
-                if stride * rows != tile[0] or stride * columns != tile[1] or GRID_PX % stride:
+                stride, edge = _grid(tile[0], rows)
+                if (stride, edge) != _grid(tile[1], columns) or GRID_PX % stride:
                     raise SettingError(
                         f"Tiles of {tile[1]}x{tile[0]} px have scores of {columns}x{rows} cells with this network; "
                         f"their stride must divide {GRID_PX}. Segment the frames in one piece, or smaller (--size)."
                     )
+                cells = height // stride + edge, width // stride + edge
                 if not total.numel():
-                    total = scores.new_zeros(*scores.shape[:2], height // stride, width // stride)
-                    weight = scores.new_zeros(1, 1, height // stride, width // stride)
+                    total, weight = scores.new_zeros(*scores.shape[:2], *cells), scores.new_zeros(1, 1, *cells)
                 y, x = top // stride, left // stride
-                share = tile_weights(y, rows, height // stride)[:, None] * tile_weights(x, columns, width // stride)
+                share = tile_weights(y, rows, cells[0])[:, None] * tile_weights(x, columns, cells[1])
                 share = share.to(scores.device)
                 total[..., y : y + rows, x : x + columns] += scores * share
                 weight[..., y : y + rows, x : x + columns] += share
         return total / weight
 
 
+def _grid(side: int, cells: int) -> tuple[int, int]:
+    """Pixels from cell to cell, and how many cells lie on the far edge: ResNets have one there, as on the near one."""
+    edge = int(side % cells > 0 and cells > 1 and side % (cells - 1) == 0)
+    return (side // (cells - edge), edge) if side % (cells - edge) == 0 else (side + 1, 0)
+
+
 def check_views(scales: tuple[float, ...], tile: tuple[int, int] | None) -> None:
     """Refuse views that cannot be; ``tile`` is ``(height, width)`` px."""
-    if not scales or min(scales) <= 0:
+    if not scales or not all(0 < scale < math.inf for scale in scales):
         raise SettingError(f"Scales of views must be positive numbers; found {list(scales)}.")
     if tile is not None and (min(tile) < 64 or any(side % (4 * GRID_PX) for side in tile)):
         found = f"{tile[1]}x{tile[0]}"
