@@ -65,6 +65,15 @@ def test_the_card_may_be_edited_and_the_rest_may_not(model, tmp_path):
     }
 
 
+def test_what_git_and_the_downloader_keep_is_no_part_of_it(model, tmp_path):
+    place = Path(shutil.copytree(model, tmp_path / "clone"))
+    for folder in (".git", ".cache"):
+        (place / folder / "notes").mkdir(parents=True)
+        (place / folder / "notes" / "extra.pkl").write_bytes(b"")
+    assert stcl.load_model(place)
+    assert names(stcl.pull(str(place), tmp_path / "one")) == PARTS
+
+
 def test_pickles_are_refused(model, tmp_path):
     place = Path(shutil.copytree(model, tmp_path / "place"))
     (place / "sub").mkdir()

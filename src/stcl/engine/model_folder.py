@@ -66,8 +66,12 @@ def read_about(path: Path) -> dict[str, Any]:
 
 
 def check_files(path: Path, about: dict[str, Any]) -> None:
-    """Refuse a folder whose files are not those that ``about`` lists, or that holds others."""
-    refuse_unknown(path, about, [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()])
+    """Refuse a folder whose files are not those that ``about`` lists, or that holds others.
+
+    What is hidden is left alone: git and the hub's downloader keep their notes there.
+    """
+    files = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
+    refuse_unknown(path, about, [file.as_posix() for file in files if not file.parts[0].startswith(".")])
     for name, entry in about["files"].items():
         if not (path / name).is_file():
             raise CheckpointError(f"{path} holds no {name}, which {ABOUT} lists. Get the model again.")
