@@ -205,6 +205,8 @@ def test_flow_of_other_frames_and_sizes(refuse_train, check_data, refuse, world)
         (("--target.size", "[24, 16]"), "The nearest such size is [32, 32]."),
         (("--target.size", "[96, 48]"), "Source clips of 64x32 px are smaller than the target's 96x48 px"),
         (("--training.workers", "-1"), "training.workers must be at least 0, found -1."),
+        (("--training.batch_size", "1000000000"), "training.batch_size must be at most 65536, found 1000000000."),
+        (("--source.size", "[800000000, 48]"), "source.size is [800000000, 48]: 38400000000 pixels, but at most 67108"),
         (("--training.precision", "8"), "training.precision must be one of 32-true, 16-mixed, bf16-mixed, found 8."),
         (("--training.accelerator", "quantum"), "training.accelerator 'quantum' with training.devices 1"),
         (("--network.weights", "builtin:none"), "Unknown weights file 'none'"),

@@ -172,6 +172,9 @@ def _flow(arguments: argparse.Namespace) -> None:
     if workers is None:
         workers = 0 if settings.flow.name == "raft" else os.cpu_count() or 1
     for filled in stcl.fill_flow_cache(settings, arguments.shard or launched_shard(), workers, arguments.quiet):
+        if filled.missing:
+            print(f"{filled.role}: no flow is needed, as nothing can be measured: {filled.missing}")
+            continue
         done = f"{filled.pairs} flows, {filled.written} computed, {filled.pairs - filled.written} there before"
         print(f"{filled.role}: {filled.data}: {done}: {filled.folder}")
 

@@ -242,6 +242,27 @@ def test_classes_that_are_missing_or_rare(write_tree):
     assert kinds(check("camvid", root)) == {"no_class"}
 
 
+# own data
+
+
+@pytest.mark.parametrize(
+    ("plant", "what", "advice"),
+    [
+        (lambda root: (root / "masks/drive 0/a 1.jpg").write_bytes(b""), "is no PNG", "'Own data'"),
+        (lambda root: (root / "classes.yaml").write_text("0: ignore"), "gives no value a class", "'Own data'"),
+        (lambda root: (root / "classes.yaml").write_text("1: raod"), "Did you mean 'road'", "Correct the class map"),
+        (lambda root: (root / "classes.yaml").write_text("1: road"), "Labels hold ids", "classes.yaml as 'ignore'."),
+        (lambda root: shutil.rmtree(root / "masks"), "there is no folder 'masks' beside 'images' in", "'Own data'"),
+    ],
+)
+def test_each_mistake_of_own_data_has_advice_that_helps(write_tree, plant, what, advice):
+    root = write_tree("folder")
+    plant(root)
+    found = next(finding for finding in check("folder", root).findings if finding.severity == "problem")
+    assert what in found.what
+    assert advice in found.advice
+
+
 # roots and sequences
 
 
@@ -259,8 +280,9 @@ def test_a_missing_label_folder_does_not_hide_the_frames(name, labelled):
         shutil.rmtree(folder)
     damage_frame(refs[-1])
     found = check(name, root)
-    assert {"layout", "frame_without_label"} & kinds(found)
-    assert "no_clip" in kinds(found)
+    missing = {"layout", "frame_without_label"} & kinds(found)
+    assert missing
+    assert ("no_clip" in kinds(found)) == (missing == {"frame_without_label"})  # else the labels are all that is wrong
     assert found.summary.frames == 8
     assert only(found, "unreadable_frame").places == (str(refs[-1].image),)
 
@@ -285,6 +307,14 @@ def test_flow_files_are_all_asked_for_and_estimates_are_few(write_tree):
     assert found.summary.flow_difference == pytest.approx(found.summary.still_difference)
     estimated = check("synthia_seq", root, spec, flow=StillFlow(stored=False)).summary
     assert (estimated.flows, estimated.stored_flows) == (8, 0)
+
+
+def test_a_frame_that_cannot_be_read_is_not_told_again_as_flow(write_tree):
+    root = write_tree("synthia_seq")
+    damage_frame(DATASETS["synthia_seq"](root).index(with_labels=False)[1])
+    assert kinds(
+        check("synthia_seq", root, ClipSpec(frames=(0, -1), flows=((0, -1),), labels=(0,)), flow=StillFlow())
+    ) == {"unreadable_frame"}
 
 
 def test_flow_that_explains_less_than_none(write_tree, monkeypatch):

@@ -2,6 +2,8 @@ import itertools
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from unittest.mock import Mock
 
@@ -205,3 +207,12 @@ def test_sizes_of_one_batch_must_agree(clips):
         list(make_eval_loader(unlabelled, batch_size=6))
     resized = ClipDataset(clips.dataset, ClipSpec((0, -1)), SPACE, size=(16, 16))
     assert next(iter(make_eval_loader(resized, batch_size=6))).frames.shape == (6, 2, 3, 16, 16)
+
+
+def test_a_program_that_fails_does_not_wait_for_its_workers():
+    code = (
+        "import sys; from torch.utils.data import DataLoader; from stcl.data.loading import start_worker\n"
+        "sys.kept = iter(DataLoader([1, 2, 3], num_workers=1, worker_init_fn=start_worker, persistent_workers=True))\n"
+        "next(sys.kept); sys.exit(2)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == 2

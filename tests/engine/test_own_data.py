@@ -58,6 +58,16 @@ def test_the_check_says_once_that_there_is_nothing_to_measure_on(overrides) -> N
     assert record["ready"] and not record["measurable"]
     (finding,) = [finding for finding in record["findings"] if finding["severity"] == "evaluation"]
     assert "my camera.mp4 has no labels" in finding["what"]
+    assert "shared_frame" not in {finding["kind"] for finding in record["findings"]}
+
+
+def test_no_flow_is_computed_for_an_evaluation_that_cannot_be(overrides, tmp_path, capsys) -> None:
+    cache = tmp_path / "flow"
+    assert main(["flow", "own/stcl", "--workers", "0", "--quiet", *overrides, "--flow.cache", str(cache)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in said] == ["evaluation", "source", "target"]
+    assert "no flow is needed, as nothing can be measured: " in said[0] and "my camera.mp4 has no labels" in said[0]
+    assert {path.parent.name for path in cache.rglob("*.npz")} == {"train"}
 
 
 def test_what_is_wrong_with_a_class_map_is_said_before_training(own, overrides, tmp_path, capsys) -> None:

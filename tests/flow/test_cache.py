@@ -52,6 +52,15 @@ def test_other_frames(cached, scene):
     assert f"Delete the folder {cached.folder}" in str(e.value)
 
 
+def test_a_full_disk_is_said_with_the_folder(cached, scene, monkeypatch):
+    def write(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("stcl.flow.cache.write_atomic", write)
+    with pytest.raises(DataError, match=rf"^Cannot write flow to {cached.folder} \(No space left.*start again"):
+        cached(*scene.pair)
+
+
 def test_other_size(cached, scene):
     cached(*scene.pair)
     with pytest.raises(DataError, match="belongs to other image sizes: found 128x96, expected 64x96"):

@@ -116,7 +116,8 @@ def _entries(path: Path) -> Iterator[tuple[str, str, int]]:
     except OSError as error:
         raise SettingError(f"Class map {path} cannot be read: {error.strerror}. Expected: {_EXAMPLE}.") from None
     except (UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
-        raise SettingError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
+        tab = " YAML takes no tabs there: use spaces." if r"'\t'" in str(error) else ""
+        raise SettingError(f"{path} is not valid YAML: {' '.join(str(error).split())}.{tab}") from None
     if node is None:
         return
     if not isinstance(node, yaml.MappingNode):

@@ -164,8 +164,9 @@ class Folder(VideoDataset):
         base, images = self._base(), self._frame_root()
         if images.is_relative_to(base / "images") and (base / "masks").is_dir():
             return self.folder(*(base / "masks" / images.relative_to(base / "images")).relative_to(self.root).parts)
+        missing = "is no folder 'masks' beside 'images'" if images != base else "are no folders 'images' and 'masks'"
         raise DataError(
-            f"{self} has no labels: there are no folders 'images' and 'masks' in {base}. Labels are needed for a "
+            f"{self} has no labels: there {missing} in {base}. Labels are needed for a "
             f"source and for evaluation, never for the target of training. {self._expected}"
         )
 

@@ -1,6 +1,8 @@
 """Loaders: an endless, seeded one whose position is a number, and one that passes once in order."""
 
+import atexit
 import gc
+import multiprocessing
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -230,3 +232,13 @@ def start_worker(worker: int) -> None:
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):  # Windows has no SIGUSR1
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+def _end_workers() -> None:
+    """Workers that an error has left behind ignore the signal to end, and Python would wait for them for ever."""
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
+
+
+atexit.register(_end_workers)

@@ -230,15 +230,16 @@ def open_container(
         raise DataError(f"{shown} did not answer within {timeout_s:g} seconds. Is it on?") from None
     except (av.error.FFmpegError, OSError, ValueError) as error:
         what = "cannot be opened" if live else "is no video that can be read"
-        raise DataError(f"{shown} {what}: {reason(error)}.") from None
+        advice = "" if live else " Is it complete? Copy it again, or leave it out."
+        raise DataError(f"{shown} {what}: {reason(error)}.{advice}") from None
     videos = [stream for stream in opened.streams.video if not stream.disposition & _COVER]
     if not videos:
         kinds = ", ".join(sorted({str(stream.type) for stream in opened.streams})) or "nothing"
         opened.close()
-        raise DataError(f"{shown} has no video track, only {kinds}.")
+        raise DataError(f"{shown} has no video track, only {kinds}. Leave it out.")
     if videos[0].codec_context is None:
         opened.close()
-        raise DataError(f"{shown} has a video track, but in a coding that cannot be decoded.")
+        raise DataError(f"{shown} has a video track, but in a coding that cannot be decoded. Convert it to H.264.")
     videos[0].thread_type = "AUTO"
     videos[0].codec_context.options = {"max_pixels": str(LARGEST_PX)}
     return opened

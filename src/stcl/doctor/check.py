@@ -26,12 +26,14 @@ from stcl.doctor.symptoms import (
     judge_listing,
     judge_runs,
 )
-from stcl.errors import StclError
+from stcl.errors import DataError, StclError
 from stcl.labels import LabelSpace
 from stcl.types import FrameRef
 
 SAMPLE_FRAMES = 100
 """About so many frames of a domain are read unless all are."""
+
+LAYOUT_ADVICE = "Mend this first: docs/data.md shows what is expected, under 'Folder trees' and 'Own data'."
 
 SAMPLE_FLOWS = 8
 """So many flows are estimated; flows that lie in files are looked at for every clip that is read."""
@@ -136,10 +138,14 @@ def check_domain(request: DomainRequest, full: bool = False, workers: int = 0, q
     if files is None or not files.frames:
         return DomainCheck(summary, notes.found, None, [])
     index, clips = files.index(), None
+    if files.labels is not None:
+        _check_classes(notes, request)
     try:
         clips = request.open_clips(index)
     except StclError as error:
-        if str(error) not in [finding.what for finding in notes.found]:
+        # where labels could not be listed, that no frame has one is no news
+        hidden = request.with_labels and files.labels is None and isinstance(error, DataError)
+        if not hidden and str(error) not in [finding.what for finding in notes.found]:
             notes.stop("no_clip", str(error), "See docs/data.md, 'Which frames are used'.")
     if clips is not None and dataset.step:  # stills have no neighbours
         back = 0 if clips.every_frame else min(clips.spec.frames)
@@ -158,7 +164,8 @@ def check_domain(request: DomainRequest, full: bool = False, workers: int = 0, q
         looked_at = f"the {labels} that were read" if sampled else f"the {labels}"
         judge_labels(notes, read, dataset)
         judge_classes(notes, request.space.names, read, _possible(request), looked_at)
-    flow = _check_flow(notes, clips, items, workers, quiet) if clips is not None and clips.flow else {}
+    broken = {ref for ref, fact in read if fact.error}
+    flow = _check_flow(notes, clips, items, broken, workers, quiet) if clips is not None and clips.flow else {}
     summary = replace(
         summary,
         sequences=len({ref.sequence for ref in index}),
@@ -211,7 +218,7 @@ def _list_files(notes: Notes, dataset: VideoDataset, with_labels: bool) -> Listi
             files = dataset.list_files(labels)
         except StclError as error:
             if labels == with_labels or str(error) != notes.found[-1].what:
-                notes.stop("layout", str(error), "Put the folder there, or correct root and split.")
+                notes.stop("layout", str(error), LAYOUT_ADVICE)
             continue
         judge_listing(notes, dataset, files)
         if not notes.found:  # a data set may refuse more than a listing shows
@@ -223,15 +230,26 @@ def _list_files(notes: Notes, dataset: VideoDataset, with_labels: bool) -> Listi
     return None
 
 
+def _check_classes(notes: Notes, request: DomainRequest) -> None:
+    """Whether the data set's classes are those of the label space."""
+    try:
+        request.dataset.check_space(request.space)
+    except StclError as error:
+        notes.stop("class_map", str(error), "Correct the class map, or space (docs/data.md, 'Classes and ids').")
+
+
 def _possible(request: DomainRequest) -> set[str]:
     """Classes of the label space that the data set has an id for."""
     return {request.space.merges.get(name, name) for name in request.dataset.raw_names.values()}
 
 
-def _check_flow(notes: Notes, clips: ClipDataset, items: Sequence[int], workers: int, quiet: bool) -> dict[str, Any]:
-    """Look at the flows of clips; returns the summary's part about them."""
+def _check_flow(
+    notes: Notes, clips: ClipDataset, items: Sequence[int], broken: set[FrameRef], workers: int, quiet: bool
+) -> dict[str, Any]:
+    """Look at the flows of clips, but not between ``broken`` frames; returns the summary's part about them."""
     flow, stored, estimated = clips.flow, [], []
-    for pairs in flow_pairs(clips, items).values():
+    for wanted in flow_pairs(clips, items).values():
+        pairs = [pair for pair in wanted if broken.isdisjoint(pair)]
         known = [isinstance(flow, StoredFlow) and flow.is_stored(*pair) for pair in pairs]
         stored += [pair for pair, there in zip(pairs, known, strict=True) if there]
         others = [pair for pair, there in zip(pairs, known, strict=True) if not there]

@@ -161,8 +161,8 @@ def judge_labels(notes: Notes, read: Read, dataset: VideoDataset) -> None:
         more = f" and {len(listed) - LISTED_IDS} more" if len(listed) > LISTED_IDS else ""
         what = f"Labels hold ids that '{dataset.name}' does not have: {', '.join(listed[:LISTED_IDS])}{more}."
         advice = (
-            "Are they labels of another data set, or train ids? An id that is to be ignored belongs into the table of "
-            "ids (docs/data.md) as void."
+            "Are they labels of another data set, or train ids? An id that is to be ignored belongs into "
+            f"{dataset.ids_place}."
         )
         notes.stop("unknown_id", what, advice, [ref.label for ref, facts in labelled if facts.unknown])
 

@@ -22,6 +22,7 @@ from stcl.engine.settings import (
     TrainingSettings,
 )
 from stcl.errors import SettingError, unknown_name
+from stcl.files import LARGEST_PX
 from stcl.flow import FLOWS
 from stcl.labels import SPACES
 from stcl.methods import METHODS, AdaptationMethod
@@ -49,7 +50,8 @@ LEAST = {
 }
 """Smallest value of whole numbers; null, where it may stand, means none."""
 
-LARGEST_SEED = 2**31 - 1
+MOST = {"seed": 2**31 - 1, "training.steps": 2**40, "training.batch_size": 2**16, "training.workers": 2**10}
+"""Largest value of whole numbers, beyond what anyone needs: with more of it a machine hangs without a word."""
 
 
 def check_settings(data: dict[str, Any], where: str | Where) -> Settings:
@@ -234,8 +236,8 @@ def _check_numbers(settings: Settings, say: Where) -> None:
         value = attrgetter(key)(settings)
         if value is not None and value < least:
             raise SettingError(f"{say(key)}: {key} must be at least {least}, found {value}.")
-    if settings.seed > LARGEST_SEED:
-        raise SettingError(f"{say('seed')}: seed must be at most {LARGEST_SEED}, found {settings.seed}.")
+        if value is not None and value > MOST.get(key, value):
+            raise SettingError(f"{say(key)}: {key} must be at most {MOST[key]}, found {value}.")
     for name in ("gradient_clip", "rare_class_sampling"):
         key, number = f"training.{name}", getattr(settings.training, name)
         if number is not None and number <= 0:
@@ -251,6 +253,8 @@ def check_frame_size(size: tuple[int, int] | None, name: str) -> None:
             f"{name} is {list(size)}, but width and height must be at least {SMALLEST_PX} and divisible by {GRID_PX}. "
             f"The nearest such size is {list(nearest_frame_size(size))}."
         )
+    if size is not None and size[0] * size[1] > LARGEST_PX:
+        raise SettingError(f"{name} is {list(size)}: {size[0] * size[1]} pixels, but at most {LARGEST_PX} are read.")
 
 
 def nearest_frame_size(size: tuple[int, int]) -> tuple[int, int]:

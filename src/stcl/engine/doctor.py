@@ -230,6 +230,7 @@ def _check_shared(settings: Settings, checks: dict[str, DomainCheck], notes: Not
     seen = {
         role: {facts.digest: place(ref) for ref, facts in check.read if facts.size and facts.brightness >= DARK}
         for role, check in checks.items()
+        if role != "evaluation" or check.summary.labelled  # without labels nothing is measured on them
     }
     for one, other in combinations(seen, 2):
         shared = [] if settings.oracle and one == "source" else sorted(seen[one].keys() & seen[other].keys())

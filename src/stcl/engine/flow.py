@@ -13,7 +13,7 @@ from stcl.data import ClipDataset
 from stcl.engine.datamodule import make_flow, open_dataset, training_clips
 from stcl.engine.networks import clip_specs
 from stcl.engine.settings import Settings
-from stcl.errors import SettingError
+from stcl.errors import SettingError, StclError
 from stcl.flow import ESTIMATED, CachedFlow, precompute
 from stcl.types import ClipSpec, FlowKey, FrameRef
 
@@ -31,6 +31,7 @@ class Filled:
         folder: of the cache files.
         pairs: flows that this process was to see to.
         written: those that it computed; the others were there.
+        missing: why nothing can be measured, so that no flow is needed for it; empty where it can.
     """
 
     role: str
@@ -38,6 +39,7 @@ class Filled:
     folder: Path
     pairs: int
     written: int
+    missing: str = ""
 
 
 def fill_flow_cache(
@@ -65,22 +67,32 @@ def fill_flow_cache(
         raise SettingError("flow.cache is not set, so computed flow would be lost. Say where to: --flow.cache DIR.")
     if not 1 <= number <= count:
         raise SettingError(f"A shard is i/n with 1 <= i <= n; found {number}/{count}.")
-    for role, clips in asked_clips(settings).items():
+    asked = asked_clips(settings)
+    try:
+        asked["evaluation"] = _measured_clips(settings)
+    except StclError as error:  # as for a camera of which nothing is labelled
+        yield Filled("evaluation", settings.evaluation.split, Path(flow.cache), 0, 0, str(error))
+    for role, clips in asked.items():
         pairs = FramePairs(clips, shard)
         written = precompute(pairs, workers, progress=not quiet)
         yield Filled(role, str(clips.dataset), pairs.flow.folder, len(pairs), written)
 
 
 def asked_clips(settings: Settings) -> dict[str, ClipDataset]:
-    """The clips whose flow a run asks for, by role; those of the target and of evaluation are found without labels."""
+    """The clips whose flow a training asks for, by role; those of the target are found without labels."""
     source_spec, target_spec = clip_specs(settings)
     asked = {"source": training_clips(settings, settings.source, source_spec)}
     if target_spec is not None and target_spec.flows:
         asked["target"] = training_clips(settings, settings.target, target_spec)
-    dataset = open_dataset(settings.target, settings.evaluation.split, settings.evaluation.root)
-    flow, size = make_flow(settings.flow, dataset), settings.target.size
-    asked["evaluation"] = ClipDataset(dataset, PAIR, settings.space, size, "labelled", flow, every_frame=True)
     return asked
+
+
+def _measured_clips(settings: Settings) -> ClipDataset:
+    """The clips whose flow an evaluation asks for, found without opening a label; refused where there is no label."""
+    dataset = open_dataset(settings.target, settings.evaluation.split, settings.evaluation.root)
+    dataset.check_space(settings.space)
+    flow, size = make_flow(settings.flow, dataset), settings.target.size
+    return ClipDataset(dataset, PAIR, settings.space, size, "labelled", flow, every_frame=True)
 
 
 class FramePairs:

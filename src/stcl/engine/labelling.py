@@ -121,7 +121,9 @@ def load_frames(settings: Settings, intervals: set[int], split: str | None, coun
     try:
         target = training_clips(settings, domain, ClipSpec(tuple(offsets), tuple(flows), labels=(0,)))
     except DataError as error:
-        raise DataError(f"{error} Analysis needs labelled frames of the target: choose a split with --split.") from None
+        raise DataError(
+            f"{str(error).rstrip('.')}. Analysis needs labelled frames of the target: choose a split with --split."
+        ) from None
     source = training_clips(settings, settings.source, ClipSpec(frames=(0,), labels=(0,)))
 
     def batches(clips: ClipDataset) -> list[VideoClip]:

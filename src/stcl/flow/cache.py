@@ -80,7 +80,13 @@ class CachedFlow:
         if path.exists():
             return self._read(path, stamp, (2, *image_a.shape[:2]))
         flow = self.provider(a, b, image_a, image_b).astype(np.float16)
-        write_atomic(path, self._encode(flow, stamp))
+        try:
+            write_atomic(path, self._encode(flow, stamp))
+        except OSError as error:
+            raise DataError(
+                f"Cannot write flow to {self.folder} ({error.strerror or error}). What is finished is kept: mend that "
+                "(is the disk full?) and start again."
+            ) from None
         self.written += 1
         return flow.astype(np.float32)  # the rounded values, so that first and later epochs see the same
 
