@@ -147,7 +147,7 @@ def test_from_end_to_end(script, capsys, tmp_path):
     assert found["max_smooth_gradient_difference"] < 1e-4
     assert found["max_gradient_difference"] < 1  # a jump at a kink is allowed
     assert found["memory_bytes"] >= 0 and "resident" in found["memory_is"]
-    assert found["machine"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]  # as built for CUDA or not
+    assert found["machine"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
     parts = (script.PREPARATION, script.TEACHER, script.MIXING, script.STUDENT, script.BACKWARD, script.OPTIMISER)
     for whose in ("ours", "yardstick"):
         assert set(found["parts"][whose]) == {*parts, script.REST}
