@@ -189,6 +189,7 @@ def test_a_folder_holds_one_run(make_settings, trained):
     ("groups", "error", "message"),
     [
         ({"network": {"backbone_settings": {"widht": 8}}}, SettingError, "Did you mean 'width'"),
+        ({"network": {"backbone_settings": {"width": 10**7}}}, SettingError, "too large for this machine's memory"),
         (
             {"network": {"backbone_settings": {"width": "wide"}}},
             SettingError,

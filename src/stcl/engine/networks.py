@@ -140,6 +140,13 @@ def untrained(settings: Settings) -> VideoSegmenter:
             f"network.backbone_settings {setting.backbone_settings} and network.head_settings {setting.head_settings} "
             f"do not fit backbone '{setting.backbone}' and head '{setting.head}': {error}."
         ) from error
+    except RuntimeError as error:
+        if not any(words in str(error) for words in ("can't allocate memory", "Storage size calculation overflowed")):
+            raise
+        raise SettingError(
+            f"The network is too large for this machine's memory: backbone '{setting.backbone}' with "
+            f"network.backbone_settings {setting.backbone_settings} and network.head_settings {setting.head_settings}."
+        ) from error
 
 
 def open_checkpoint(path: str | Path, space: str | LabelSpace | None = None) -> OpenedModel:

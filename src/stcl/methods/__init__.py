@@ -1,8 +1,9 @@
 """Adaptation methods: one file a method, each reading like the paper's algorithm."""
 
 from stcl.errors import lookup
-from stcl.methods.base import AdaptationMethod, DomainBatch, Optimization, Preparation
+from stcl.methods.base import AdaptationMethod, DomainBatch
 from stcl.methods.dacs import DACS
+from stcl.methods.settings import Optimization, Preparation
 from stcl.methods.source_only import SourceOnly
 from stcl.methods.stcl import STCL
 from stcl.methods.tps import TPS

@@ -4,7 +4,7 @@ A method file adds its arguments, the clips it needs and its :meth:`AdaptationMe
 """
 
 from abc import abstractmethod
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, NamedTuple, NotRequired, TypedDict, get_args
 
 import torch
@@ -14,9 +14,10 @@ from torch import Tensor
 
 from stcl.errors import SettingError
 from stcl.labels import LabelSpace
+from stcl.methods.settings import Optimization, Preparation
 from stcl.models import EmaTeacher, VideoSegmenter
-from stcl.ops.augment import StrongAugmentation, crop_clip, flip_clip, rescale_clip, strong_augment
-from stcl.ops.fourier import check_beta, swap_amplitude
+from stcl.ops.augment import crop_clip, flip_clip, rescale_clip, strong_augment
+from stcl.ops.fourier import swap_amplitude
 from stcl.ops.histogram import match_histogram
 from stcl.ops.processes import mean_over_processes
 from stcl.types import ClipSpec, VideoClip
@@ -46,70 +47,6 @@ class View(NamedTuple):
     clip: VideoClip
     outline: Tensor | None = None
     weight: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Optimization:
-    """Optimiser and schedule.
-
-    Args:
-        optimizer: ``sgd`` or ``adamw``.
-        learning_rate: of the backbone and the fusion layer.
-        head_factor: the heads learn this many times faster.
-        momentum: of SGD.
-        weight_decay: L2 penalty (SGD) or decoupled decay (AdamW).
-        decayed: what it holds for: ``all`` parameters, ``all_but_norms``, or ``weights`` (neither norms nor biases).
-        schedule_steps: length of the polynomial decay; None takes the number of training steps. Not the stopping point:
-            the published recipe decays over 250,000 steps and stops at 40,000.
-        power: exponent of the polynomial decay.
-        warmup_steps: steps over which the rate rises linearly from 0.
-    """
-
-    optimizer: Literal["sgd", "adamw"] = "adamw"
-    learning_rate: float = 1e-3
-    head_factor: float = 1.0
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    decayed: Literal["all", "all_but_norms", "weights"] = "all"
-    schedule_steps: int | None = None
-    power: float = 0.9
-    warmup_steps: int = 0
-
-    def factor(self, step: int, steps: int) -> float:
-        """Multiple of the learning rate at ``step`` of a run of ``steps``."""
-        rise = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
-        length = self.schedule_steps or steps
-        return rise * max(0.0, 1 - step / max(length, 1)) ** self.power
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """What happens to a batch on the device before a method sees it.
-
-    Args:
-        match_histogram: source clips take the colour histogram of their target frame.
-        fourier_beta: source clips take, after that, the amplitudes of their target frame's lowest frequencies: those up
-            to this share of the shorter side (published: 0.01 to 0.09). 0 switches it off.
-        augment_source: source clips are strongly augmented, too.
-        flip: probability of a horizontal flip, drawn per clip, for frames, labels and flow together.
-        rescale: range of one random scale per batch for the source; larger clips are cropped, smaller ones stay so.
-        crop: ``[width, height]`` in pixels of a window that is cut out of source and target clips after that, at the
-            same relative place in both, drawn per batch; None trains on whole frames. Memory goes with its area.
-        strong: the strong augmentation.
-    """
-
-    match_histogram: bool = False
-    fourier_beta: float = 0.0
-    augment_source: bool = False
-    flip: float = 0.5
-    rescale: tuple[float, float] = (1.0, 1.0)
-    crop: tuple[int, int] | None = None
-    strong: StrongAugmentation = field(default_factory=StrongAugmentation)
-
-    def __post_init__(self) -> None:
-        check_beta(self.fourier_beta)
-        if self.crop is not None and (min(self.crop) < 32 or any(side % 8 for side in self.crop)):
-            raise SettingError(f"crop is [width, height], at least 32 and divisible by 8, not {list(self.crop)}.")
 
 
 class AdaptationMethod(LightningModule):

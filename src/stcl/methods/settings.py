@@ -1,12 +1,95 @@
-"""Settings of the parts that a method is put together from.
+"""Settings of what every method shares, and of the parts that a method is put together from.
 
 The defaults are those that have helped on the development pairs (docs/results.md), not the published ones.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from stcl.errors import SettingError
+from stcl.ops.augment import StrongAugmentation
+from stcl.ops.fourier import check_beta
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """Optimiser and schedule.
+
+    Args:
+        optimizer: ``sgd`` or ``adamw``.
+        learning_rate: of the backbone and the fusion layer.
+        head_factor: the heads learn this many times faster.
+        momentum: of SGD.
+        weight_decay: L2 penalty (SGD) or decoupled decay (AdamW).
+        decayed: what it holds for: ``all`` parameters, ``all_but_norms``, or ``weights`` (neither norms nor biases).
+        schedule_steps: length of the polynomial decay; None takes the number of training steps. Not the stopping point:
+            the published recipe decays over 250,000 steps and stops at 40,000.
+        power: exponent of the polynomial decay.
+        warmup_steps: steps over which the rate rises linearly from 0.
+    """
+
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    learning_rate: float = 1e-3
+    head_factor: float = 1.0
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    decayed: Literal["all", "all_but_norms", "weights"] = "all"
+    schedule_steps: int | None = None
+    power: float = 0.9
+    warmup_steps: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "weight_decay", "power", "warmup_steps"):
+            if getattr(self, name) < 0:
+                raise SettingError(f"optimization.{name} must be at least 0, not {getattr(self, name)}.")
+        if not self.head_factor > 0 or not 0 <= self.momentum < 1:
+            raise SettingError(
+                "optimization.head_factor must be above 0 and momentum at least 0 and below 1, not "
+                f"{self.head_factor} and {self.momentum}."
+            )
+        if self.schedule_steps is not None and self.schedule_steps < 1:
+            raise SettingError(f"optimization.schedule_steps must be at least 1, or null, not {self.schedule_steps}.")
+
+    def factor(self, step: int, steps: int) -> float:
+        """Multiple of the learning rate at ``step`` of a run of ``steps``."""
+        rise = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        length = self.schedule_steps or steps
+        return rise * max(0.0, 1 - step / max(length, 1)) ** self.power
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What happens to a batch on the device before a method sees it.
+
+    Args:
+        match_histogram: source clips take the colour histogram of their target frame.
+        fourier_beta: source clips take, after that, the amplitudes of their target frame's lowest frequencies: those up
+            to this share of the shorter side (published: 0.01 to 0.09). 0 switches it off.
+        augment_source: source clips are strongly augmented, too.
+        flip: probability of a horizontal flip, drawn per clip, for frames, labels and flow together.
+        rescale: range of one random scale per batch for the source; larger clips are cropped, smaller ones stay so.
+        crop: ``[width, height]`` in pixels of a window that is cut out of source and target clips after that, at the
+            same relative place in both, drawn per batch; None trains on whole frames. Memory goes with its area.
+        strong: the strong augmentation.
+    """
+
+    match_histogram: bool = False
+    fourier_beta: float = 0.0
+    augment_source: bool = False
+    flip: float = 0.5
+    rescale: tuple[float, float] = (1.0, 1.0)
+    crop: tuple[int, int] | None = None
+    strong: StrongAugmentation = field(default_factory=StrongAugmentation)
+
+    def __post_init__(self) -> None:
+        check_beta(self.fourier_beta)
+        if self.crop is not None and (min(self.crop) < 32 or any(side % 8 for side in self.crop)):
+            raise SettingError(f"crop is [width, height], at least 32 and divisible by 8, not {list(self.crop)}.")
+        low, high = self.rescale
+        if not 0 < low <= high:
+            raise SettingError(f"rescale is a range above 0, the smaller number first, not {[low, high]}.")
+        if not 0 <= self.flip <= 1:
+            raise SettingError(f"flip is a probability between 0 and 1, not {self.flip}.")
 
 
 @dataclass(frozen=True)
