@@ -63,6 +63,14 @@ def count(text: str) -> int:
     return int(text)
 
 
+def at_least_one(text: str) -> int:
+    """A whole number from 1 up."""
+    number = count(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 up, found '{text}'")
+    return number
+
+
 def positive(text: str) -> float:
     """A number above 0; infinity and "not a number" are none."""
     try:

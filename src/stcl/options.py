@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import stcl
-from stcl.arguments import Parser, add_config, add_verb, count, positive, shard, size
+from stcl.arguments import Parser, add_config, add_verb, at_least_one, count, positive, shard, size
 from stcl.data_cli import add_data
 from stcl.resources import list_arenas, list_configs, list_presets
 
@@ -132,7 +132,7 @@ def _add_predict(verbs: "Verbs") -> None:
     parser.add_argument("--device", help="e.g. cpu, cuda:1 (default: a GPU where there is one)")
     parser.add_argument("--shard", type=shard, metavar="I/N", help="part I of N of the inputs (torchrun: by rank)")
     parser.add_argument("--fps", type=positive, default=10.0, help="frames a second of folders (default 10)")
-    parser.add_argument("--frames", type=count, metavar="N", help="at most so many frames of each input")
+    parser.add_argument("--frames", type=at_least_one, metavar="N", help="at most so many frames of each input")
     parser.add_argument("--part-frames", type=count, default=250, metavar="N", help="what a kill costs (default 250)")
     parser.add_argument("--timeout", type=positive, default=10.0, metavar="SECONDS", help="wait for a URL (default 10)")
     parser.add_argument("--force", action="store_true", help="replace earlier results")

@@ -106,6 +106,11 @@ def test_known_names_of_unknown_shapes(tmp_path, tensors):
         open_checkpoint(tmp_path / "model.safetensors")
 
 
+def test_what_is_not_there(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no checkpoint '.*runs/none'\. Give the folder of a run.*builtin:small"):
+        open_checkpoint(tmp_path / "runs" / "none")
+
+
 def test_weights_by_name_have_no_heads():
     with pytest.raises(CheckpointError, match="'pretrained:imagenet' is a backbone and has no heads"):
         open_checkpoint("pretrained:imagenet")

@@ -331,6 +331,7 @@ def test_a_camera_that_ends_leaves_a_finished_recording(predict, tmp_path, movin
         (["{street}", "{street}"], "would both go into the folder 'street'"),
         (["{street}", "--device", "abacus"], "abacus"),
         (["{street}", "--fps", "0"], "argument --fps: expected a number above 0, found '0'"),
+        (["{street}", "--frames", "0"], "argument --frames: expected a whole number from 1 up, found '0'"),
         (["{street}", "--fps", "nan"], "argument --fps: expected a number above 0, found 'nan'"),
         (["{street}", "--timeout", "inf"], "argument --timeout: expected a number above 0, found 'inf'"),
         (["{street}", "--cut", "much"], "argument --cut: expected a number above 0, found 'much'"),

@@ -173,6 +173,11 @@ def open_checkpoint(path: str | Path, space: str | LabelSpace | None = None) -> 
         raise CheckpointError(
             f"'{path}' is a backbone and has no heads to segment with. It can start a training: network.weights {path}."
         )
+    if not str(path).startswith("builtin:") and not Path(path).expanduser().exists():
+        raise CheckpointError(
+            f"There is no checkpoint '{path}'. Give the folder of a run, a model folder, a file of weights, or one "
+            f"that comes with the package ({', '.join(f'builtin:{known}' for known in list_weights())})."
+        )
     file = resolve_weights(str(path))
     tensors, metadata, wrapper = read_tensor_file(file)
     if "config" not in metadata:
