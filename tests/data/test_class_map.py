@@ -66,6 +66,7 @@ def test_ids_of_palette_masks_and_of_one_channel(class_map, tmp_path) -> None:
     [
         ("1: road\n2: car\n1: sky", "id 1 stands twice, in line 1 and line 3"),
         ("1-5: road\n3: car", "id 3 stands twice, in line 1 and line 2"),
+        ("128,64,128: road", "id 128 stands twice, in line 1 and line 1. Keep one. A colour has no commas: 128 64 128"),
         ('"#804080": road\n128 64 128: car', "colour #804080 stands twice, in line 1 and line 2"),
         ('1: road\n2: sky\n"#804080": car', "line 1 has an id, line 3 a colour. Use one kind"),
         ("0: ignore", "gives no value a class"),

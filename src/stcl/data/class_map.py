@@ -97,7 +97,10 @@ def read_class_map(path: Path) -> ClassMap:
                 raise SettingError(f"{path}: line {kinds[False]} has an id, line {kinds[True]} a colour. Use one kind.")
             if value in names:
                 shown = f"colour #{value:06x}" if is_color else f"id {value}"
-                raise SettingError(f"{path}: {shown} stands twice, in line {places[value]} and line {line}. Keep one.")
+                hint = " A colour has no commas: 128 64 128." if not is_color and places[value] == line else ""
+                raise SettingError(
+                    f"{path}: {shown} stands twice, in line {places[value]} and line {line}. Keep one.{hint}"
+                )
             names[value], places[value] = name, line
     if set(names.values()) <= {VOID}:
         raise SettingError(f"{path} gives no value a class. Expected: {_EXAMPLE}. (# starts a comment: quote it.)")
