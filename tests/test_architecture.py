@@ -32,6 +32,7 @@ SHARED = {
     "data": {
         "base",
         "cities",
+        "stills",
         "listing",
         "io",
         "loading",

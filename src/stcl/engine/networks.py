@@ -94,12 +94,15 @@ def resolve_weights(name: str) -> Path:
         return weights_path(rest)
     path = Path(name).expanduser()
     if not path.exists():
-        builtin = ", ".join(f"builtin:{known}" for known in list_weights()) or "none in this install"
         raise CheckpointError(
             f"There is no weights file '{path}' (network.weights). Give the path of a file, one that comes with the "
-            f"package ({builtin}), or pretrained:NAME."
+            f"package ({_builtin_names()}), or pretrained:NAME."
         )
     return path
+
+
+def _builtin_names() -> str:
+    return ", ".join(f"builtin:{known}" for known in list_weights()) or "none in this install"
 
 
 def load_trained(settings: Settings, weights: Path) -> VideoSegmenter:
@@ -176,7 +179,7 @@ def open_checkpoint(path: str | Path, space: str | LabelSpace | None = None) -> 
     if not str(path).startswith("builtin:") and not Path(path).expanduser().exists():
         raise CheckpointError(
             f"There is no checkpoint '{path}'. Give the folder of a run, a model folder, a file of weights, or one "
-            f"that comes with the package ({', '.join(f'builtin:{known}' for known in list_weights())})."
+            f"that comes with the package ({_builtin_names()})."
         )
     file = resolve_weights(str(path))
     tensors, metadata, wrapper = read_tensor_file(file)
