@@ -116,7 +116,7 @@ def by_hand(run: Path, step: int, role: str) -> dict:
         y, x = np.mgrid[: clip.size[0], : clip.size[1]]
         u, v = clip.flow(0, -1).numpy().transpose(1, 0, 2, 3)
         leaves = (x + u < 0) | (x + u > clip.size[1] - 1) | (y + v < 0) | (y + v > clip.size[0] - 1)
-        pixels.append([part.ravel() for part in (clip.label(0).numpy(), *(p.numpy() for p in pseudo), leaves)])
+        pixels.append([part.ravel() for part in (clip.label(0).numpy(), *(p.numpy() for p in pseudo[:2]), leaves)])
     truth, label, confidence, leaves = np.concatenate(pixels, axis=1)
     leaves = leaves[truth != 255]
     label, confidence = label[truth != 255], confidence[truth != 255]

@@ -42,9 +42,80 @@ def same(one: Settings, other: Settings) -> bool:
 # shipped configurations
 
 
+BY_A_TPS_NETWORK = [name for name in SHIPPED if name.endswith(("_seq/stcl_published", "-vit/stcl_published"))]
+"""The published recipe is given the file of a trained network."""
+
+
 @cache
 def shipped(name: str) -> Settings:
-    return load_settings(resources.config_path(name))
+    weights = ["--network.weights=tps.pth"] if name in BY_A_TPS_NETWORK else []
+    return load_settings(resources.config_path(name), weights)
+
+
+@pytest.mark.parametrize("weights", [None, "null", "pretrained:imagenet"])
+@pytest.mark.parametrize("name", BY_A_TPS_NETWORK)
+def test_the_published_recipe_does_not_train_on_labels_of_a_random_head(name, weights):
+    given = [] if weights is None else [f"--network.weights={weights}"]
+    with pytest.raises(SettingError, match=r"network\.weights is .* its heads would be random.*--network\.weights tps"):
+        load_settings(resources.config_path(name), given)
+    for way in ("--method.warmup=4000", "--method.teacher.kind=ema", "--method.teacher.frozen_steps=0"):
+        assert load_settings(resources.config_path(name), [*given, way])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            "method.threshold 96.8",
+            "method.threshold must be below 1, found 96.8. Is it a percentage. As a",
+        ),
+        ("method.threshold 1", "method.threshold must be below 1, found 1"),
+        ("method.kept_share 50", "As a share it is 0.5"),
+        ("method.lambda_t -1", "method.lambda_t must be at least 0, found -1"),
+        ("method.warmup -1", "method.warmup must be at least 0"),
+        ("method.aux_weight -0.1", "method.aux_weight must be at least 0"),
+        ("method.aux_weight 0", "leaves the auxiliary head untrained. Leave it out: network.auxiliary: false"),
+        ("method.ema_momentum 1", "method.ema_momentum must be below 1"),
+        ("method.masking.share 1.5", "masking.share must be at most 1, found 1.5"),
+        ("method.masking.patch_px 0", "masking.patch_px must be at least 1"),
+        ("method.sequence_fusion.confidence 90", "sequence_fusion.confidence must be .* As a share it is 0.9"),
+        ("method.feature_fusion.source_share 30", "feature_fusion.source_share must be .* As a share it is 0.3"),
+        ("method.feature_fusion.start 20", "feature_fusion.start must be .* As a share it is 0.2"),
+        ("method.feature_fusion.stage stage2", "stage2 does nothing unless the same patches go into both domains"),
+        ("method.teacher.frozen_steps -5", "teacher.frozen_steps must be at least 0, found -5"),
+        ("method.teacher.interval -1", "teacher.interval must be at least 0, found -1"),
+        ("method.teacher.flow_error 10", "teacher.flow_error must be at most 1"),
+        ("method.alignment.temperature 0", "alignment.temperature must be above 0, found 0"),
+        ("method.alignment.weight -1", "alignment.weight must be at least 0"),
+        ("method.alignment.minimum_pixels 0", "alignment.minimum_pixels must be at least 1"),
+    ],
+)
+def test_numbers_that_would_train_something_else_are_refused_when_they_are_read(words, message):
+    key, value = words.split()
+    with pytest.raises(SettingError, match=message):
+        load_settings(resources.config_path("twinstreets/stcl"), [f"--{key}={value}"])
+
+
+@pytest.mark.parametrize(
+    ("missing", "kept"),
+    [("into_source", {"into_target": True}), ("into_target", {"into_source": True}), ("any patch", None)],
+)
+def test_features_are_fused_where_both_domains_have_patches(missing, kept):
+    both = {"into_source": True, "into_target": True}
+    none = {"source_patches": False, "long_tail_patches": 0, "close_ups": 0}
+    fusion = {**both, **none} if kept is None else {**dict.fromkeys(both, False), **kept}
+    for setting, works in ((fusion, False), ({**fusion, **both, "close_ups": 1}, True)):
+        words = [f"--method.sequence_fusion.{key}={str(value).lower()}" for key, value in setting.items()]
+        words += ["--method.feature_fusion.stage=stage2"]
+        if works:
+            assert load_settings(resources.config_path("twinstreets/stcl"), words)
+        else:
+            with pytest.raises(SettingError, match="does nothing unless the same patches go into both domains"):
+                load_settings(resources.config_path("twinstreets/stcl"), words)
+
+
+def test_three_recipes_are_published():
+    assert len(BY_A_TPS_NETWORK) == 3
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -64,7 +135,7 @@ def test_shipped_weights_exist(name):
     if not resources.list_weights():
         pytest.skip("no weights come with this install yet")
     settings = shipped(name)
-    weights = settings.network.weights
+    weights = None if name in BY_A_TPS_NETWORK else settings.network.weights
     if weights is not None and weights.startswith("pretrained:"):  # not in the package
         assert weights.removeprefix("pretrained:") in list_pretrained(settings.network.backbone)
     else:

@@ -80,6 +80,19 @@ def test_published_weights_start_a_run_by_their_name(make_settings, monkeypatch,
     assert all(torch.equal(t, by_path.state_dict()[name]) for name, t in by_name.state_dict().items())
 
 
+def test_a_frozen_teacher_is_not_a_file_without_heads(make_settings, tmp_path):
+    """Known only once the file is open: its backbone is trained, the heads would label by chance."""
+    torch.manual_seed(7)
+    path = tmp_path / "mit_b0.safetensors"
+    save_file(BACKBONES["mit_b0"]().encoder.state_dict(), path)
+    network = {"backbone": "mit_b0", "auxiliary": False, "backbone_settings": None, "weights": str(path)}
+    frozen = {"teacher": {"kind": "frozen"}}
+    with pytest.raises(SettingError, match="its heads would be random"):
+        build_network(make_settings(network=network, method=frozen))
+    for method in ({**frozen, "warmup": 1}, {"teacher": {"kind": "ema"}}):
+        assert build_network(make_settings(network=network, method=method))
+
+
 @pytest.mark.parametrize(
     ("weights", "error", "message"),
     [

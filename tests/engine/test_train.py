@@ -219,6 +219,12 @@ def test_a_folder_holds_one_run(make_settings, trained):
         ({"source": {"root": "/nowhere"}}, DataError, "Root /nowhere of data set 'synthia_seq' does not exist"),
         ({"target": {"frames": "labeled"}}, SettingError, "Unknown choice of frames 'labeled'"),
         ({"method": {"teacher": {"interval": 9}}}, DataError, "no clip fits"),
+        (
+            {"network": {"head": "mlp", "auxiliary": False, "head_settings": {"dilations": [6]}}},
+            SettingError,
+            r"head_settings: head 'mlp' would not read dilations, only dropout, upsample, width",
+        ),
+        ({"network": {"head_settings": {"upsample": 2}}}, SettingError, "head 'stcl' and the auxiliary head would not"),
     ],
 )
 def test_settings_that_cannot_work_leave_no_folder(make_settings, tmp_path, groups, error, message):
@@ -334,7 +340,7 @@ PUBLISHED = "synthia_seq-cityscapes_seq/stcl_published"
 
 
 def test_the_published_configuration_builds_the_published_network():
-    settings = load_settings(config_path(PUBLISHED))
+    settings = load_settings(config_path(PUBLISHED), ["--method.teacher.kind", "ema"])  # needs no weights
     assert (settings.source.size, settings.target.size) == ((1280, 640), (1024, 512))
     method = build_method(settings)
     assert type(method) is STCL
@@ -366,7 +372,14 @@ def test_a_published_step_at_full_size(tmp_path):
     overrides = [
         *("--source.root", str(tmp_path / "source"), "--target.root", str(tmp_path / "target")),
         *("--flow.cache", str(tmp_path / "flow"), "--training.steps", "1", "--training.workers", "0"),
-        *("--method.warmup", "0", "--training.calibration_clips", "1", "--training.precision", "bf16-mixed"),
+        *(
+            "--method.teacher.frozen_steps",
+            "0",
+            "--training.calibration_clips",
+            "1",
+            "--training.precision",
+            "bf16-mixed",
+        ),
     ]
     settings = load_settings(config_path(PUBLISHED), overrides)
     out = run(settings, tmp_path / "run")

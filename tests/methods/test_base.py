@@ -306,14 +306,14 @@ def test_pairs_that_share_their_current_frame_encode_it_once(make_method, make_c
 @pytest.mark.parametrize(
     ("settings", "words", "message"),
     [
-        (Optimization, {"learning_rate": -1.0}, "learning_rate must be at least 0, not -1"),
-        (Optimization, {"warmup_steps": -1}, "warmup_steps must be at least 0, not -1"),
+        (Optimization, {"learning_rate": -1.0}, "learning_rate must be at least 0, found -1"),
+        (Optimization, {"warmup_steps": -1}, "warmup_steps must be at least 0, found -1"),
         (Optimization, {"head_factor": 0.0}, "head_factor must be above 0"),
-        (Optimization, {"momentum": 1.0}, "momentum at least 0 and below 1"),
-        (Optimization, {"schedule_steps": 0}, "schedule_steps must be at least 1, or null, not 0"),
+        (Optimization, {"momentum": 1.0}, "momentum must be below 1, found 1"),
+        (Optimization, {"schedule_steps": 0}, "schedule_steps must be at least 1, found 0"),
         (Preparation, {"rescale": (2.0, 1.0)}, r"range above 0, the smaller number first, not \[2"),
         (Preparation, {"rescale": (0.0, 1.0)}, r"range above 0, the smaller number first, not \[0"),
-        (Preparation, {"flip": 1.5}, "flip is a probability between 0 and 1, not 1.5"),
+        (Preparation, {"flip": 1.5}, "flip must be at most 1, found 1.5. Is it a percentage"),
     ],
 )
 def test_numbers_that_make_no_sense(settings, words, message):

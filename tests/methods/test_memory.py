@@ -62,7 +62,7 @@ def labelled(*confidences):
     """One row of pixels for each class, so confident; None: the class is absent."""
     rows = [torch.full((1, 1, 10), IGNORE if value is None else label) for label, value in enumerate(confidences)]
     values = [torch.full((1, 1, 10), value or 0.0) for value in confidences]
-    return PseudoLabels(torch.cat(rows, 1), torch.cat(values, 1))
+    return PseudoLabels(torch.cat(rows, 1), torch.cat(values, 1), torch.ones(1, len(values), 10))
 
 
 def test_the_first_confidences_count_alone():
@@ -108,7 +108,8 @@ def test_the_first_labels_are_chosen_by_their_own_counts():
     memory, (probabilities, pseudo) = ExpectedIou(2), doubtful(0.45)
     chosen = memory.choose(probabilities, pseudo)
     assert torch.equal(chosen.labels, expected_iou_labels(probabilities, expected_counts(probabilities, pseudo.labels)))
-    assert chosen.labels[0, 0].all() and chosen.confidence is pseudo.confidence
+    assert chosen.labels[0, 0].all() and torch.equal(chosen.certainty, pseudo.certainty)
+    torch.testing.assert_close(chosen.confidence[0, 0], torch.full((10,), 0.45))  # its own, not the likeliest's
     torch.testing.assert_close(memory.counts, expected_counts(probabilities, chosen.labels))
 
 

@@ -230,7 +230,8 @@ def test_a_number_on_the_host_may_be_an_operand(make_method, make_batch, make_ru
 
 
 def pseudo_on_meta():
-    return PseudoLabels(torch.zeros(2, 8, 12, dtype=torch.long, device=META), torch.rand(2, 8, 12, device=META))
+    confidence = torch.rand(2, 8, 12, device=META)
+    return PseudoLabels(torch.zeros(2, 8, 12, dtype=torch.long, device=META), confidence, confidence)
 
 
 def remember_confidences():

@@ -204,6 +204,23 @@ def test_close_ups_show_a_class_as_often_as_its_pixels_occur():
     assert 0.68 < poles.float().mean() < 0.82  # three in four
 
 
+@pytest.mark.parametrize("shares", [(0.001, 0.001, 0.002, 0.003, 0.006), (1e-5, 2e-5, 1e-5, 4e-5, 2e-5), (0.3, 0.1)])
+def test_close_ups_of_small_shares_do_not_tie(shares):
+    """Thousandths of the pixels, as rare classes have them: the first one is not drawn instead of the others."""
+    rare, draws = len(shares), 4000
+    bank = PatchMemory(rare + 1, slots=1, rare=[*range(rare)], minimum_pixels=1)
+    for label in range(rare):
+        clip = street(label, size=(2, 2))
+        clip.labels[:] = label
+        bank.add(clip)
+    bank.pixels = torch.tensor([*shares, 1 - sum(shares)]) * 1e9
+    patch = bank.close_ups(street(batch=draws, size=(2, 2)), 1, (1.0, 1.0), generator())[0]
+    drawn = torch.bincount(patch.clip.label(0)[:, 0, 0].long(), minlength=rare)
+    expected = torch.tensor(shares, dtype=torch.float64) / sum(shares)
+    spread = (draws * expected * (1 - expected)).sqrt()
+    assert ((drawn - draws * expected).abs() < 5 * spread).all(), drawn / draws
+
+
 def test_an_empty_bank_has_no_close_ups():
     bank = PatchMemory(CLASSES, rare=[POLE])
     assert bank.close_ups(street(), 2, (0.5, 4.0), generator()) == []

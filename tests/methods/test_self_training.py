@@ -9,7 +9,7 @@ import torch
 from stcl.errors import SettingError
 from stcl.labels import IGNORE
 from stcl.methods import Preparation
-from stcl.methods.settings import FeatureFusion, Masking, Teacher
+from stcl.methods.settings import FeatureFusion, Masking, SequenceFusion, Teacher
 from stcl.ops.augment import flip_clip
 from stcl.ops.losses import segmentation_loss
 from stcl.ops.mixing import classes_present
@@ -120,7 +120,8 @@ def test_labels_can_be_those_of_the_highest_expected_iou(make, make_batch):
     assert torch.equal(method.state_dict()["expected.counts"], method.expected.counts)  # remembered by a checkpoint
     method.expected = None
     likeliest = method.label_target(target, view)
-    assert not likeliest.labels.any() and torch.equal(likeliest.confidence, chosen.confidence)
+    assert not likeliest.labels.any() and torch.equal(likeliest.certainty, chosen.certainty)
+    assert torch.equal(chosen.confidence[:, :4], view[:, 1, :4])
 
 
 def test_each_class_has_its_own_threshold(make):
@@ -130,7 +131,7 @@ def test_each_class_has_its_own_threshold(make):
     labels[:, 2:] = 1
     confidence = torch.linspace(0.945, 0.999, 200).view(1, 2, 100)
     weak = torch.linspace(0.2, 0.6, 200).view(1, 2, 100)
-    pseudo = PseudoLabels(labels, torch.cat((confidence, weak), 1))
+    pseudo = PseudoLabels(labels, torch.cat((confidence, weak), 1), torch.ones(1, 4, 100))
     weight = method.weigh(pseudo)
     assert weight[:, :2].all()  # half of them would be above 0.97, but 0.9 is enough
     assert 0.45 < weight[:, 2:].mean() < 0.55 and weight[0, 3].all() and not weight[0, 2, :90].any()
@@ -222,4 +223,9 @@ def test_domains_are_normalised_apart_or_together(make, make_batch):
 
 def test_feature_level_fusion_needs_the_domains_apart(make_method):
     with pytest.raises(SettingError, match="shared_statistics"):
-        make_method("stcl", shared_statistics=True, feature_fusion=FeatureFusion(stage="stage2"))
+        make_method(
+            "stcl",
+            shared_statistics=True,
+            sequence_fusion=SequenceFusion(into_source=True),
+            feature_fusion=FeatureFusion(stage="stage2"),
+        )

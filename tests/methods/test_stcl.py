@@ -156,6 +156,28 @@ def test_the_teacher_sees_clean_frames_and_the_student_augmented_ones(make_stcl,
     assert torch.equal(watch.pairs[-1].current[:2], target.frame(0))
 
 
+@pytest.mark.parametrize(
+    ("settings", "frames"),
+    [
+        ({"alignment": Alignment(pairs=1)}, [0, -1]),
+        ({"alignment": Alignment(pairs=2)}, [0, -1, -2]),
+        ({"alignment": Alignment(pairs=2), "teacher": Teacher(interval=2)}, [0, -1, -3]),
+        ({"alignment": Alignment(form=None), "teacher": Teacher(interval=2)}, [0, -1]),
+    ],
+    ids=["one pair", "two pairs", "two pairs further apart", "no alignment"],
+)
+def test_only_frames_that_the_student_segments_are_augmented(make_stcl, make_batch, monkeypatch, settings, frames):
+    method, run = make_stcl(masking=Masking(share=0.5, patch_px=8), **settings)
+    sizes = []
+    for name in ("augment", "mask"):
+        original = getattr(method, name)
+        monkeypatch.setattr(
+            method, name, lambda clip, draws, original=original: sizes.append(clip.offsets) or original(clip, draws)
+        )
+    run.losses(make_batch(method))
+    assert sizes == [tuple(frames)] * 2
+
+
 # ---- teachers ----
 
 
@@ -429,7 +451,7 @@ def test_pseudo_labelled_pixels_have_the_chosen_weights(make_stcl, make_batch, m
     data = make_batch(method)
     terms = run.losses(data)
     pseudo = target_labels(method, prepared(method, data)[1])
-    weight = pixel_weights(pseudo.confidence, weighting, 0.15)
+    weight = pixel_weights(pseudo, weighting, 0.15)
     out_t, out_ft = SegOutput(*halves(watch.outputs[1], 0)), SegOutput(*halves(watch.outputs[1], 1))
     torch.testing.assert_close(terms["target"], segmentation_loss(out_t, pseudo.labels, weight))
     fused = watch.fused[1]
@@ -506,7 +528,10 @@ def test_target_patches_are_sure_pixels_of_classes_not_chosen_before(make_stcl, 
     draws = torch.Generator().manual_seed(0)
     shape = (2, *target.size)
     pseudo, previous = (
-        PseudoLabels(torch.randint(0, 12, shape, generator=draws), torch.rand(shape, generator=draws)) for _ in range(2)
+        PseudoLabels(
+            torch.randint(0, 12, shape, generator=draws), torch.rand(shape, generator=draws), torch.ones(shape)
+        )
+        for _ in range(2)
     )
     sure = {at: ignore_unsure(labels, method.fusion.confidence) for at, labels in ((0, pseudo), (-1, previous))}
     confident = method.with_labels(target, sure).restrict(PAIR)
@@ -557,7 +582,7 @@ def test_long_tail_patches_do_not_move(make_stcl, make_batch, monkeypatch):
 
 @pytest.mark.parametrize("name", ["random_classes", "long_tail_patches", "close_ups", "bank_slots"])
 def test_numbers_of_patches_are_checked(name):
-    with pytest.raises(SettingError, match=f"{name} counts: at least"):
+    with pytest.raises(SettingError, match=f"sequence_fusion.{name} must be at least"):
         SequenceFusion(**{name: -1})
 
 
@@ -775,7 +800,6 @@ def test_the_temperature_belongs_to_the_contrastive_form(make_stcl, make_batch):
     ("settings", "message"),
     [
         ({"feature_fusion": FeatureFusion(stage="layer4")}, r"Unknown method\.feature_fusion\.stage 'layer4'.*decode4"),
-        ({"teacher": Teacher(interval=-1)}, "at least 0, not -1"),
         ({"sequence_fusion": SequenceFusion(rare_classes=["pol"])}, "Did you mean 'pole'"),
     ],
 )

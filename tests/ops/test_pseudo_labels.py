@@ -17,6 +17,7 @@ from stcl.ops.pseudo_labels import (
     ignore_unsure,
     pixel_weights,
     pseudo_labels,
+    relabel,
     reliability_weights,
 )
 from stcl.ops.warp import flip_flow, inside, warp
@@ -39,6 +40,11 @@ def logits_of(labels, probability):
     return torch.where(hot == 1, probability, share).log()
 
 
+def with_confidence(labels, confidence):
+    """Labels of pixels that are clearer than their labels are sure."""
+    return PseudoLabels(labels, confidence, (1 + confidence) / 2)
+
+
 def labels_of(logits, size, flow=None):
     view = class_probabilities(logits, size)
     return pseudo_labels(view) if flow is None else pseudo_labels(warp(view, flow), inside(flow))
@@ -46,11 +52,12 @@ def labels_of(logits, size, flow=None):
 
 def test_arg_max_and_its_probability():
     logits = random_logits()
-    labels, confidence = labels_of(logits, SIZE)
+    labels, confidence, certainty = labels_of(logits, SIZE)
     assert torch.equal(labels, logits.argmax(1))
     torch.testing.assert_close(confidence, logits.softmax(1).amax(1))
     assert labels.dtype == torch.int64
     assert confidence.min() >= 1 / CLASSES - 1e-6 and confidence.max() <= 1
+    assert torch.equal(certainty, confidence)
 
 
 def test_thresholds_apply_to_probabilities_never_to_logits():
@@ -64,7 +71,7 @@ def test_thresholds_apply_to_probabilities_never_to_logits():
     for scale, sure in ((1.0, 0.0), (2.0, 1.0)):
         scaled = labels_of(logits * scale, SIZE)
         assert torch.equal(scaled.labels, pseudo.labels)
-        assert pixel_weights(scaled.confidence, "threshold", 0.9).mean() == sure
+        assert pixel_weights(scaled, "threshold", 0.9).mean() == sure
 
 
 def test_labels_move_with_the_flow():
@@ -87,11 +94,11 @@ def test_without_motion_the_flow_changes_nothing():
 
 def test_pixels_from_outside_have_no_label_and_no_confidence():
     flow = torch.randn(2, 2, *SIZE, generator=generator(1)) * 6
-    labels, confidence = labels_of(random_logits(), SIZE, flow)
+    labels, confidence, certainty = labels_of(random_logits(), SIZE, flow)
     outside = ~inside(flow)
     assert outside.any() and not outside.all()
     assert torch.equal(labels == IGNORE, outside)
-    assert torch.equal(confidence == 0, outside)
+    assert torch.equal(confidence == 0, outside) and torch.equal(certainty == 0, outside)
 
 
 def test_probabilities_are_warped_not_labels():
@@ -121,23 +128,39 @@ def test_flipped_probabilities_are_warped_with_flipped_flow():
 
 
 def test_the_three_weightings():
-    confidence = torch.tensor([[[0.95, 0.9], [0.2, 0.91]], [[0.1, 0.2], [0.3, 0.99]]])
-    assert pixel_weights(confidence, "none", 0.9) is None
-    assert pixel_weights(confidence, "threshold", 0.9).tolist() == [[[1, 0], [0, 1]], [[0, 0], [0, 1]]]
-    share = pixel_weights(confidence, "share", 0.9)
+    certainty = torch.tensor([[[0.95, 0.9], [0.2, 0.91]], [[0.1, 0.2], [0.3, 0.99]]])
+    confidence = torch.tensor([[[0.95, 0.9], [0.2, 0.07]], [[0.1, 0.2], [0.3, 0.99]]])  # one label is not the likeliest
+    pseudo = PseudoLabels(torch.zeros(2, 2, 2, dtype=torch.long), confidence, certainty)
+    assert pixel_weights(pseudo, "none", 0.9) is None
+    assert pixel_weights(pseudo, "threshold", 0.9).tolist() == [[[1, 0], [0, 0]], [[0, 0], [0, 1]]]
+    share = pixel_weights(pseudo, "share", 0.9)
     assert share.shape == (2, 1, 1)
     assert share.flatten().tolist() == [0.5, 0.25]
+
+
+def test_another_label_has_its_own_probability():
+    probabilities = random_logits().softmax(1)
+    flow = torch.randn(2, 2, *SIZE, generator=generator(1)) * 6
+    pseudo, labels = pseudo_labels(probabilities, inside(flow)), torch.randint(0, CLASSES, (2, *SIZE))
+    found = relabel(pseudo, probabilities, labels)
+    known = pseudo.labels != IGNORE
+    assert torch.equal(found.labels == IGNORE, ~known) and torch.equal(found.labels[known], labels[known])
+    own = sum(probabilities[:, label] * (labels == label) for label in range(CLASSES))
+    torch.testing.assert_close(found.confidence, own * known)
+    assert torch.equal(found.certainty, pseudo.certainty)
+    sure = ignore_unsure(found, 0.5)  # a label is as sure as itself, not as its pixel
+    assert torch.equal(sure == IGNORE, ~known | (own <= 0.5)) and (pseudo.certainty[sure == IGNORE] > 0.5).any()
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.1, 90])
 @pytest.mark.parametrize("weighting", ["none", "threshold", "share"])
 def test_a_threshold_is_a_probability(threshold, weighting):
     with pytest.raises(SettingError, match="probability between 0 and 1"):
-        pixel_weights(torch.rand(1, 2, 2), weighting, threshold)
+        pixel_weights(pseudo_labels(random_logits().softmax(1)), weighting, threshold)
 
 
 def test_unsure_pixels_are_ignored():
-    pseudo = PseudoLabels(torch.tensor([[[0, 1, 2]]]), torch.tensor([[[0.95, 0.9, 0.5]]]))
+    pseudo = with_confidence(torch.tensor([[[0, 1, 2]]]), torch.tensor([[[0.95, 0.9, 0.5]]]))
     assert ignore_unsure(pseudo, 0.9).tolist() == [[[0, IGNORE, IGNORE]]]
     assert torch.equal(pseudo.labels, torch.tensor([[[0, 1, 2]]]))  # the original is not changed
 
@@ -160,7 +183,7 @@ def ladder():
     """Ten pixels of class 0 at 0.055 to 0.955, four of class 1 at 0.305 to 0.605, one ignored, class 2 absent."""
     confidence = torch.cat((torch.arange(10) / 10 + 0.055, torch.arange(4) / 10 + 0.305, torch.tensor([0.999])))
     labels = torch.tensor([0] * 10 + [1] * 4 + [IGNORE])
-    return PseudoLabels(labels.view(1, 3, 5), confidence.view(1, 3, 5))
+    return with_confidence(labels.view(1, 3, 5), confidence.view(1, 3, 5))
 
 
 def test_confidences_are_counted_class_by_class():
@@ -169,7 +192,8 @@ def test_confidences_are_counted_class_by_class():
     assert histogram.sum(1).tolist() == [10, 4, 0]
     assert histogram[0].nonzero().flatten().tolist() == list(range(5, 100, 10))
     assert histogram[1].nonzero().flatten().tolist() == [30, 40, 50, 60]
-    sure = confidence_histogram(PseudoLabels(torch.zeros(1, 1, 2, dtype=torch.long), torch.tensor([[[0.0, 1.0]]])), 3)
+    ends = with_confidence(torch.zeros(1, 1, 2, dtype=torch.long), torch.tensor([[[0.0, 1.0]]]))
+    sure = confidence_histogram(ends, 3)
     assert sure[0, 0] == sure[0, -1] == 1
 
 
@@ -194,7 +218,7 @@ def test_the_most_confident_share_of_each_class_is_kept(share, highest, threshol
 def test_thresholds_agree_with_quantiles():
     confidence = torch.rand(1, 100, 100, generator=generator()) ** 0.5
     labels = torch.randint(0, 3, (1, 100, 100), generator=generator(1))
-    pseudo = PseudoLabels(labels, confidence)
+    pseudo = with_confidence(labels, confidence)
     found = class_thresholds(confidence_histogram(pseudo, 3), 0.4, 1.0)
     for label in range(3):
         assert found[label] == pytest.approx(confidence[labels == label].quantile(0.6).item(), abs=1.1 / BINS)
@@ -215,7 +239,7 @@ def test_impossible_thresholds_of_classes_are_refused(share, highest):
 def test_a_class_counts_as_much_as_it_is_sure():
     labels = torch.tensor([[[0, 0, 0, 0, 1, 1, IGNORE, 2]]])
     confidence = torch.tensor([[[0.985, 0.995, 0.975, 0.5, 0.3, 0.995, 0.0, 0.2]]])
-    pseudo = PseudoLabels(labels, confidence)
+    pseudo = with_confidence(labels, confidence)
     shares = class_shares(confidence_histogram(pseudo, 4), 0.97)
     torch.testing.assert_close(shares, torch.tensor([0.75, 0.5, 0.0, 0.0]))  # the last class has no pixel
     weight = reliability_weights(pseudo, shares)

@@ -21,7 +21,7 @@ from stcl.engine.settings import (
     Settings,
     TrainingSettings,
 )
-from stcl.errors import SettingError, unknown_name
+from stcl.errors import SettingError, check_number, unknown_name
 from stcl.files import LARGEST_PX
 from stcl.flow import FLOWS
 from stcl.labels import SPACES
@@ -34,24 +34,16 @@ Where = Callable[[str], str]
 
 SMALLEST_PX = 32
 
-LEAST = {
-    "seed": 0,
-    "training.steps": 1,
-    "training.batch_size": 1,
-    "training.workers": 0,
-    "training.nodes": 1,
-    "training.skipped_steps": 0,
-    "training.log_every": 1,
-    "training.checkpoint_every": 1,
-    "training.snapshot_every": 1,
-    "training.calibration_clips": 1,
-    "evaluation.batch_size": 1,
-    "evaluation.samples": 0,
+RANGES: dict[str, tuple[int, float]] = {
+    "seed": (0, 2**31 - 1),
+    "training.steps": (1, 2**40),
+    "training.batch_size": (1, 2**16),
+    "training.workers": (0, 2**10),
+    **dict.fromkeys(("training.skipped_steps", "evaluation.samples"), (0, math.inf)),
+    **{f"training.{name}_every": (1, math.inf) for name in ("log", "checkpoint", "snapshot")},
+    **dict.fromkeys(("training.nodes", "training.calibration_clips", "evaluation.batch_size"), (1, math.inf)),
 }
-"""Smallest value of whole numbers; null, where it may stand, means none."""
-
-MOST = {"seed": 2**31 - 1, "training.steps": 2**40, "training.batch_size": 2**16, "training.workers": 2**10}
-"""Largest value of whole numbers, beyond what anyone needs: with more of it a machine hangs without a word."""
+"""Least and most of whole numbers; the most lies beyond what anyone needs: there a machine hangs without a word."""
 
 
 def check_settings(data: dict[str, Any], where: str | Where) -> Settings:
@@ -78,6 +70,7 @@ def check_settings(data: dict[str, Any], where: str | Where) -> Settings:
     settings = _assemble(ready, method_class, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
     _check_names(settings, say)
     _check_numbers(settings, say)
+    _check_method(settings, say)
     _check_domains(settings, say)
     return settings
 
@@ -232,18 +225,30 @@ def _check_names(settings: Settings, say: Where) -> None:
 
 def _check_numbers(settings: Settings, say: Where) -> None:
     """Numbers must be possible."""
-    for key, least in LEAST.items():
-        value = attrgetter(key)(settings)
-        if value is not None and value < least:
-            raise SettingError(f"{say(key)}: {key} must be at least {least}, found {value}.")
-        if value is not None and value > MOST.get(key, value):
-            raise SettingError(f"{say(key)}: {key} must be at most {MOST[key]}, found {value}.")
+    for key, limits in RANGES.items():
+        check_number(f"{say(key)}: {key}", attrgetter(key)(settings), *limits)
     for name in ("gradient_clip", "rare_class_sampling"):
         key, number = f"training.{name}", getattr(settings.training, name)
         if number is not None and number <= 0:
             raise SettingError(f"{say(key)}: {key} must be above 0, or null for none, found {number}.")
     for group, domain in (("source", settings.source), ("target", settings.target)):
         check_frame_size(domain.size, f"{say(f'{group}.size')}: {group}.size")
+
+
+def _check_method(settings: Settings, say: Where) -> None:
+    """A method's own conditions, and what it needs of the network."""
+    method, network, key = settings.method, settings.network, "method"
+    try:
+        settings.method_class.check(method)
+        if network.auxiliary and method["aux_weight"] == 0:
+            raise SettingError(
+                "method.aux_weight 0 leaves the auxiliary head untrained. Leave it out: network.auxiliary: false."
+            )
+        key = "network.weights"
+        if "teacher" in method and (network.weights or "pretrained:").startswith("pretrained:"):
+            method["teacher"].check_untrained_start(method["warmup"], network.weights)
+    except SettingError as error:
+        raise SettingError(f"{say(key)}: {error}") from None
 
 
 def check_frame_size(size: tuple[int, int] | None, name: str) -> None:

@@ -83,7 +83,9 @@ def build_network(settings: Settings) -> VideoSegmenter:
     elif setting.weights is not None:
         known = inspect.signature(BACKBONES[setting.backbone]).parameters
         built = {key: known[key].default for key in known} | (setting.backbone_settings or {})
-        transfer_weights(network, resolve_weights(setting.weights), settings.space.names, built)
+        random = transfer_weights(network, resolve_weights(setting.weights), settings.space.names, built)
+        if len(random) == len(settings.space) and "teacher" in settings.method:
+            settings.method["teacher"].check_untrained_start(settings.method["warmup"], setting.weights)
     return network
 
 

@@ -4,6 +4,7 @@ A method file adds its arguments, the clips it needs and its :meth:`AdaptationMe
 """
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, NamedTuple, NotRequired, TypedDict, get_args
 
@@ -12,7 +13,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from stcl.errors import SettingError
+from stcl.errors import SettingError, check_number
 from stcl.labels import LabelSpace
 from stcl.methods.settings import Optimization, Preparation
 from stcl.models import EmaTeacher, VideoSegmenter
@@ -23,6 +24,9 @@ from stcl.ops.processes import mean_over_processes
 from stcl.types import ClipSpec, VideoClip
 
 Statistics = Literal["source", "target", "running"]
+
+Range = tuple[float] | tuple[float, float] | tuple[float, float, str]
+"""Least, most and open ends of a number, as :func:`stcl.errors.check_number` takes them."""
 
 Stream = Literal["draws", "dropout", "scale", "window"]
 """Independent random streams of a step: the method's draws, the layers' own, and two that the host must know."""
@@ -65,9 +69,11 @@ class AdaptationMethod(LightningModule):
 
     Class attributes:
         pastes: whether it cuts windows of the target's size out of source clips, which must be as large then.
+        ranges: what its numbers may be, see :func:`stcl.errors.check_number`.
     """
 
     pastes: ClassVar[bool] = False
+    ranges: ClassVar[dict[str, Range]] = {"ema_momentum": (0, 1, "most"), "aux_weight": (0,)}
 
     def __init__(
         self,
@@ -81,6 +87,7 @@ class AdaptationMethod(LightningModule):
         evaluation_statistics: Statistics = "source",
     ) -> None:
         super().__init__()
+        self.check_ranges(ema_momentum=ema_momentum, aux_weight=aux_weight)
         self.network = network
         self.space = space
         self.seed = seed
@@ -92,6 +99,17 @@ class AdaptationMethod(LightningModule):
         self.terms: dict[str, Tensor] = {}  # losses and clips of the last step, for whoever watches the training
         self.clips: list[str] = []
         self.views: dict[str, View] | None = None  # a dict is filled by each step
+
+    @classmethod
+    def check_ranges(cls, **numbers: float) -> None:
+        """Refuse numbers that lie out of their range."""
+        for name, number in numbers.items():
+            check_number(f"method.{name}", number, *cls.ranges[name])
+
+    @classmethod
+    def check(cls, settings: Mapping[str, Any]) -> None:
+        """Refuse settings that cannot work, known when a configuration is read; they have every argument's value."""
+        cls.check_ranges(**{name: settings[name] for name in cls.ranges})
 
     # ---- what a method declares ----
 
@@ -215,6 +233,9 @@ class AdaptationMethod(LightningModule):
         decay = setting.weight_decay  # fused: one kernel for all parameters, which can also leave a step out by itself
         if setting.optimizer == "sgd":
             optimizer = torch.optim.SGD(groups, momentum=setting.momentum, weight_decay=decay, fused=True)
+            if setting.momentum:  # torch begins with the first gradient, and with chance bits if that step is left out
+                for parameter in (each for group in optimizer.param_groups for each in group["params"]):
+                    optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         else:
             optimizer = torch.optim.AdamW(groups, weight_decay=decay, fused=True)
         steps = self.trainer.max_steps

@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor, nn
 
-from stcl.labels import IGNORE
 from stcl.ops.align import Centroids
 from stcl.ops.processes import sum_over_processes
 from stcl.ops.pseudo_labels import (
@@ -14,6 +13,7 @@ from stcl.ops.pseudo_labels import (
     confidence_histogram,
     expected_counts,
     expected_iou_labels,
+    relabel,
 )
 
 
@@ -96,15 +96,15 @@ class ExpectedIou(nn.Module):
     def choose(self, probabilities: Tensor, pseudo: PseudoLabels) -> PseudoLabels:
         """The labels ``pseudo`` chosen anew, see :func:`~stcl.ops.pseudo_labels.expected_iou_labels`.
 
-        Ignored pixels stay so. The confidence stays that of the likeliest class: it says how clear a pixel is.
+        Ignored pixels stay so. A label that is not the likeliest has its own, smaller confidence.
         """
 
         def count(labels: Tensor) -> Tensor:
             return sum_over_processes(expected_counts(probabilities, labels))
 
         known = self.counts.any()
-        chosen = expected_iou_labels(probabilities, torch.where(known, self.counts, count(pseudo.labels)))
-        labels = torch.where(pseudo.labels == IGNORE, pseudo.labels, chosen)
-        fresh = count(labels)
+        labels = expected_iou_labels(probabilities, torch.where(known, self.counts, count(pseudo.labels)))
+        chosen = relabel(pseudo, probabilities, labels)
+        fresh = count(chosen.labels)
         self.counts.copy_(torch.where(known, torch.lerp(fresh, self.counts, self.momentum), fresh))
-        return pseudo._replace(labels=labels)
+        return chosen

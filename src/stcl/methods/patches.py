@@ -12,6 +12,9 @@ from stcl.ops.mixing import PatchSequence, class_counts, random_pixel
 from stcl.ops.processes import sum_over_processes
 from stcl.types import VideoClip
 
+LEAST_SHARE = 1e-12
+"""Share of the pixels below which classes are drawn alike; a pixel of a million full frames is more."""
+
 
 class ResizableBuffers(nn.Module):
     """Buffers whose shapes are known only once data have been seen; loading takes the stored shapes."""
@@ -148,10 +151,10 @@ class PatchMemory(ResizableBuffers):
         shapes = ((batch, self.classes), (batch,))
         draws = [[torch.rand(shape, generator=generator, device=device) for shape in shapes] for _ in range(count)]
         luck, place = (torch.cat(column) for column in zip(*draws, strict=True))  # (count * B, C), (count * B)
-        if share is not None:  # Efraimidis and Spirakis 2006: the largest U^(1/w) belongs to each with probability w
-            luck = luck ** (1 / share.clamp(min=1e-6))
+        if share is not None:  # Efraimidis and Spirakis 2006: the largest log(U) / w belongs to each with probability w
+            luck = luck.clamp(min=torch.finfo(luck.dtype).tiny).log() / share.clamp(min=LEAST_SHARE)
         filled = (self.written > 0) & self.rare
-        chosen = luck.masked_fill(~filled, -1.0).argmax(-1)  # (count * B)
+        chosen = luck.masked_fill(~filled, -torch.inf).argmax(-1)  # (count * B)
         newest = self.written[chosen].clamp(max=self.slots)
         slot = chosen * self.slots + (place * newest).long()
         labels, frames = self.labels[slot], self.frames[slot].float().div_(255)  # (count * B, H, W), (..., 3, H, W)

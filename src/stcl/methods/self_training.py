@@ -6,20 +6,21 @@ A method adds its :meth:`SelfTraining.adapt`: what is trained on the labelled so
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from stcl.errors import SettingError
 from stcl.labels import IGNORE
-from stcl.methods.base import AdaptationMethod
+from stcl.methods.base import AdaptationMethod, Range
 from stcl.methods.memory import ConfidenceMemory, ExpectedIou
 from stcl.methods.settings import Masking, Teacher
 from stcl.models import EmaTeacher, Tap
 from stcl.models.joint import segment_together
 from stcl.ops.losses import segmentation_loss
 from stcl.ops.masking import mask_patches
+from stcl.ops.mixing import PAIR
 from stcl.ops.pseudo_labels import (
     Choice,
     PseudoLabels,
@@ -43,8 +44,9 @@ class SelfTraining(AdaptationMethod):
         weighting: of pseudo-labelled pixels. ``none``: each counts 1. ``threshold``: those above it count, others not.
             ``share``: all of an image count the share of its pixels above the threshold. ``class_share``: all of a
             class count the share of its pixels above the threshold, lately. ``class_threshold``: as ``threshold``, but
-            with a lower one for classes that are seldom sure.
-        threshold: probability for ``weighting``; with ``class_threshold`` the highest of them.
+            with a lower one for classes that are seldom sure. ``share`` looks at the probability of each pixel's
+            likeliest class, the others at that of its label, which differ with ``expected_iou``.
+        threshold: probability for ``weighting``, below 1; with ``class_threshold`` the highest of them.
         kept_share: with ``class_threshold``: of each class's pixels that stay above its threshold at least.
         augment_target: strong augmentation of the student's target frames.
         masking: squares that are hidden from the student.
@@ -53,6 +55,13 @@ class SelfTraining(AdaptationMethod):
             (``expected_iou``), which does not lose rare classes.
         teacher: who labels the target.
     """
+
+    ranges: ClassVar[dict[str, Range]] = AdaptationMethod.ranges | {
+        "lambda_t": (0,),
+        "warmup": (0,),
+        "threshold": (0, 1, "most"),
+        "kept_share": (0, 1),
+    }
 
     def __init__(
         self,
@@ -70,8 +79,7 @@ class SelfTraining(AdaptationMethod):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        if teacher.interval < 0:
-            raise SettingError(f"method.teacher.interval is a number of frames of at least 0, not {teacher.interval}.")
+        self.check_ranges(lambda_t=lambda_t, warmup=warmup, threshold=threshold, kept_share=kept_share)
         self.lambda_t, self.warmup = lambda_t, warmup
         self.weighting, self.threshold, self.kept_share = weighting, threshold, kept_share
         self.augment_target, self.masking, self.teacher = augment_target, masking, teacher
@@ -136,7 +144,7 @@ class SelfTraining(AdaptationMethod):
     def weigh(self, pseudo: PseudoLabels) -> Tensor | None:
         """What each pseudo-labelled pixel counts; None where all count alike."""
         if self.seen is None:
-            return pixel_weights(pseudo.confidence, self.weighting, self.threshold)
+            return pixel_weights(pseudo, self.weighting, self.threshold)
         self.seen.update(pseudo)
         if self.weighting == "class_share":
             return reliability_weights(pseudo, self.seen.shares(self.threshold))
@@ -156,9 +164,15 @@ class SelfTraining(AdaptationMethod):
             maps[:, target.offsets.index(offset)] = label
         return replace(target, labels=maps)
 
+    @property
+    def student_spec(self) -> ClipSpec:
+        """The part of the target clip that the student segments; earlier frames are the teacher's."""
+        return PAIR
+
     def student_view(self, target: VideoClip, generator: torch.Generator) -> VideoClip:
         """What the student sees of the target: strongly augmented frames (section 3.3)."""
-        return self.augment(target, generator) if self.augment_target else target
+        seen = target.restrict(self.student_spec)
+        return self.augment(seen, generator) if self.augment_target else seen
 
     def window(self, source: VideoClip, target: VideoClip) -> VideoClip:
         """A window of the source clip with the target's size, so that patches can be pasted."""

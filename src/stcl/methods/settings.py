@@ -6,7 +6,7 @@ The defaults are those that have helped on the development pairs (docs/results.m
 from dataclasses import dataclass, field
 from typing import Literal
 
-from stcl.errors import SettingError
+from stcl.errors import SettingError, check_number
 from stcl.ops.augment import StrongAugmentation
 from stcl.ops.fourier import check_beta
 
@@ -40,15 +40,10 @@ class Optimization:
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "weight_decay", "power", "warmup_steps"):
-            if getattr(self, name) < 0:
-                raise SettingError(f"optimization.{name} must be at least 0, not {getattr(self, name)}.")
-        if not self.head_factor > 0 or not 0 <= self.momentum < 1:
-            raise SettingError(
-                "optimization.head_factor must be above 0 and momentum at least 0 and below 1, not "
-                f"{self.head_factor} and {self.momentum}."
-            )
-        if self.schedule_steps is not None and self.schedule_steps < 1:
-            raise SettingError(f"optimization.schedule_steps must be at least 1, or null, not {self.schedule_steps}.")
+            check_number(f"optimization.{name}", getattr(self, name), 0)
+        check_number("optimization.head_factor", self.head_factor, 0, open_ends="least")
+        check_number("optimization.momentum", self.momentum, 0, 1, "most")
+        check_number("optimization.schedule_steps", self.schedule_steps, 1)
 
     def factor(self, step: int, steps: int) -> float:
         """Multiple of the learning rate at ``step`` of a run of ``steps``."""
@@ -88,8 +83,7 @@ class Preparation:
         low, high = self.rescale
         if not 0 < low <= high:
             raise SettingError(f"rescale is a range above 0, the smaller number first, not {[low, high]}.")
-        if not 0 <= self.flip <= 1:
-            raise SettingError(f"flip is a probability between 0 and 1, not {self.flip}.")
+        check_number("preparation.flip", self.flip, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -118,6 +112,21 @@ class Teacher:
     flow_error: float | None = None
     flow_consistency: bool = False
 
+    def __post_init__(self) -> None:
+        check_number("teacher.interval", self.interval, 0)
+        check_number("teacher.frozen_steps", self.frozen_steps, 0)
+        check_number("teacher.flow_error", self.flow_error, 0, 1)
+
+    def check_untrained_start(self, warmup: int, weights: str | None) -> None:
+        """Refuse a start whose heads ``weights`` leave random, if it is the frozen teacher itself."""
+        if self.kind == "frozen" and warmup == 0 and self.frozen_steps != 0:
+            raise SettingError(
+                f"network.weights is {weights or 'null'}, but the network that training starts from is the teacher "
+                "(method.teacher.kind frozen, method.warmup 0), and its heads would be random. Name the file of a "
+                "network that was trained on these classes, e.g. --network.weights tps_syn2city_pretrained.pth "
+                "(docs/checkpoints.md), or let it learn from the source first, e.g. --method.warmup 4000."
+            )
+
 
 @dataclass(frozen=True)
 class Masking:
@@ -130,6 +139,10 @@ class Masking:
 
     share: float = 0.0
     patch_px: int = 64
+
+    def __post_init__(self) -> None:
+        check_number("masking.share", self.share, 0, 1)
+        check_number("masking.patch_px", self.patch_px, 1)
 
 
 @dataclass(frozen=True)
@@ -165,11 +178,16 @@ class SequenceFusion:
 
     def __post_init__(self) -> None:
         for name, least in (("random_classes", 0), ("long_tail_patches", 0), ("close_ups", 0), ("bank_slots", 1)):
-            if getattr(self, name) < least:
-                raise SettingError(f"{name} counts: at least {least}, not {getattr(self, name)}.")
+            check_number(f"sequence_fusion.{name}", getattr(self, name), least)
+        check_number("sequence_fusion.confidence", self.confidence, 0, 1, "most")
         low, high = self.close_up_zoom
         if not 0 < low <= high:
             raise SettingError(f"close_up_zoom is a range above 0, the smaller number first, not {[low, high]}.")
+
+    @property
+    def pastes(self) -> bool:
+        """Whether there are any patches."""
+        return self.source_patches or self.target_patches or self.long_tail_patches + self.close_ups > 0
 
 
 @dataclass(frozen=True)
@@ -186,6 +204,20 @@ class FeatureFusion:
     source_share: float = 0.3
     start: float = 0.2
 
+    def __post_init__(self) -> None:
+        check_number("feature_fusion.source_share", self.source_share, 0, 1)
+        check_number("feature_fusion.start", self.start, 0, 1)
+
+
+def check_fusion(sequence: SequenceFusion, feature: FeatureFusion) -> None:
+    """Features are fused where both domains hold the same patches; elsewhere there is nothing to fuse."""
+    if feature.stage is not None and not (sequence.pastes and sequence.into_source and sequence.into_target):
+        raise SettingError(
+            f"method.feature_fusion.stage {feature.stage} does nothing unless the same patches go into both domains: "
+            "set method.sequence_fusion.into_source and into_target to true and keep a kind of patches, or set "
+            "method.feature_fusion.stage to null."
+        )
+
 
 @dataclass(frozen=True)
 class Alignment:
@@ -195,7 +227,7 @@ class Alignment:
         form: ``mmd`` as published, ``contrastive`` against running source centroids, None switches it off.
         weight: of the loss.
         pairs: 1 aligns the pair (t, t-1); 2 also (t, t-h-1), aggregated along time.
-        adaptive: weight the pairs by ``softmax(-mean entropy)`` instead of equally.
+        adaptive: weight the pairs by ``softmax(-mean entropy)``, in nats, instead of equally.
         minimum_pixels: a class with fewer pixels has no centroid.
         temperature: of the contrastive form.
     """
@@ -206,3 +238,8 @@ class Alignment:
     adaptive: bool = False
     minimum_pixels: int = 5
     temperature: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_number("alignment.weight", self.weight, 0)
+        check_number("alignment.minimum_pixels", self.minimum_pixels, 1)
+        check_number("alignment.temperature", self.temperature, 0, open_ends="least")

@@ -7,6 +7,7 @@ patches).
     L = L_src + L_fuse,s + lambda_T (L_trg + L_fuse,t) + 0.01 L_align
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -18,7 +19,7 @@ from stcl.errors import SettingError, unknown_name
 from stcl.methods.memory import PrototypeBank
 from stcl.methods.patches import ClipMemory, PatchMemory
 from stcl.methods.self_training import SelfTraining, choose_labels
-from stcl.methods.settings import Alignment, FeatureFusion, Masking, SequenceFusion
+from stcl.methods.settings import Alignment, FeatureFusion, Masking, SequenceFusion, check_fusion
 from stcl.models import Tap
 from stcl.models.joint import segment_together
 from stcl.ops.align import aggregate, class_centroids, contrastive, mmd, temporal_weights
@@ -54,6 +55,7 @@ class STCL(SelfTraining):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, masking=masking, labels=labels, **kwargs)
+        check_fusion(sequence_fusion, feature_fusion)
         self.consistency = consistency
         self.fusion, self.feature_fusion, self.alignment = sequence_fusion, feature_fusion, alignment
         backbone = self.network.backbone
@@ -70,13 +72,28 @@ class STCL(SelfTraining):
         self.other_source, self.other_target = ClipMemory(), ClipMemory()
         self.prototypes = PrototypeBank(classes, backbone.channels[self._aligned_stage])
 
+    @classmethod
+    def check(cls, settings: Mapping[str, Any]) -> None:
+        """Feature-level fusion also needs the same patches in both domains."""
+        super().check(settings)
+        check_fusion(settings["sequence_fusion"], settings["feature_fusion"])
+
     @property
     def target_spec(self) -> ClipSpec:
         """The alignment along time also looks at (t, t-h-1)."""
-        spec, along = super().target_spec, (0, -self.teacher.interval - 1)
-        if self.alignment.form is None or self.alignment.pairs == 1 or along in spec.flows:
+        return self._along_time(super().target_spec)
+
+    @property
+    def student_spec(self) -> ClipSpec:
+        """So does the student then."""
+        return self._along_time(super().student_spec)
+
+    def _along_time(self, spec: ClipSpec) -> ClipSpec:
+        earlier = -self.teacher.interval - 1
+        if self.alignment.form is None or self.alignment.pairs == 1 or (0, earlier) in spec.flows:
             return spec
-        return replace(spec, flows=(*spec.flows, along))
+        frames = spec.frames if earlier in spec.frames else (*spec.frames, earlier)
+        return replace(spec, frames=frames, flows=(*spec.flows, (0, earlier)))
 
     def losses(self, source: VideoClip, target: VideoClip | None, generator: torch.Generator) -> dict[str, Tensor]:
         """The long-tail bank fills from the first step on."""

@@ -85,6 +85,14 @@ def build_segmenter(
     hint = " A configuration takes out what its base has for another backbone with network.backbone_settings: null."
     _check_names(f"setting of backbone '{backbone}'", backbone_settings, known, hint)
     _check_names("head setting", head_settings, [field.name for field in fields(HeadSettings)])
+    read = {*build_head.settings, *(TpsHead.settings if auxiliary else ())}
+    unread = [name for name in head_settings or {} if name not in read]
+    if unread:
+        raise SettingError(
+            f"network.head_settings: head '{head}'{' and the auxiliary head' if auxiliary else ''} would not read "
+            f"{', '.join(unread)}, only {', '.join(sorted(read))}. Take it out; a configuration takes out what its "
+            "base has for another head with network.head_settings: null."
+        )
     body = build_backbone(**(backbone_settings or {}))
     settings = replace(body.head_settings, **(head_settings or {}))
     channels = tuple(body.channels[stage] for stage in body.stages)

@@ -47,9 +47,11 @@ class Head(nn.Module):
 
     Attributes:
         reads: which stages' maps ``(B, channels, h', w')`` it is called with.
+        settings: names of the :class:`HeadSettings` that it looks at.
     """
 
     reads: ClassVar[Reads] = "last"
+    settings: ClassVar[tuple[str, ...]] = ()
 
 
 class HeadBuilder(Protocol):
@@ -57,6 +59,11 @@ class HeadBuilder(Protocol):
 
     @property
     def reads(self) -> Reads:
+        """See :class:`Head`."""
+        ...
+
+    @property
+    def settings(self) -> tuple[str, ...]:
         """See :class:`Head`."""
         ...
 

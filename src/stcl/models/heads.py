@@ -31,6 +31,8 @@ class DilatedSum(Head):
 class TpsHead(DilatedSum):
     """TPS head and auxiliary head: the dilated convolutions give the class scores themselves."""
 
+    settings = ("dilations", "initial_std")
+
     def __init__(self, channels: int, classes: int, settings: HeadSettings) -> None:
         super().__init__(channels, classes, settings.dilations)
         initialise_head(self, settings.initial_std)
@@ -38,6 +40,8 @@ class TpsHead(DilatedSum):
 
 class StclHead(DilatedSum):
     """STCL head: dilated convolutions to ``settings.width`` channels, channel dropout, 1x1 convolution to scores."""
+
+    settings = ("dilations", "width", "dropout", "initial_std")
 
     def __init__(self, channels: int, classes: int, settings: HeadSettings) -> None:
         super().__init__(channels, settings.width, settings.dilations)

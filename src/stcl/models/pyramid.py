@@ -102,6 +102,8 @@ class MlpHead(PyramidHead):
     backbones whose finest map is coarse.
     """
 
+    settings = ("width", "dropout", "upsample")
+
     def __init__(self, channels: tuple[int, ...], classes: int, settings: HeadSettings) -> None:
         super().__init__(channels, classes, settings)
         self.fuse = ConvModule(settings.width * len(channels), settings.width)
@@ -120,6 +122,8 @@ class MlpHead(PyramidHead):
 
 class DaformerHead(PyramidHead):
     """DAFormer's decoder: linear maps, fused by an ASPP with separable convolutions, first level first in its input."""
+
+    settings = ("dilations", "width", "dropout")
 
     def __init__(self, channels: tuple[int, ...], classes: int, settings: HeadSettings) -> None:
         super().__init__(channels, classes, settings)

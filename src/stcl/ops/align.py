@@ -41,7 +41,10 @@ def class_centroids(features: Tensor, labels: Tensor, classes: int, minimum_pixe
 
 
 def temporal_weights(logits: list[Tensor], adaptive: bool) -> Tensor:
-    """Weight of each pair of frames: equal, or ``softmax(-mean entropy)`` of its scores; ``(pairs,)`` summing to 1."""
+    """Weight of each pair of frames: equal, or ``softmax(-mean entropy)`` of its scores; ``(pairs,)`` summing to 1.
+
+    The entropy is that of a pixel's classes in nats, its mean that over all pixels.
+    """
     if not adaptive:
         return torch.full((len(logits),), 1 / len(logits), device=logits[0].device)
     uncertainty = torch.stack([entropy(scores.detach().float().softmax(1)).mean() for scores in logits])

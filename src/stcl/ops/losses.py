@@ -1,6 +1,5 @@
 """Losses on segmentation scores."""
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -107,7 +106,5 @@ def _spread(length: int, size: int, device: torch.device) -> Tensor:
 
 
 def entropy(probabilities: Tensor) -> Tensor:
-    """Shannon entropy over the classes, in 0..1 of its maximum: ``(B, C, H, W) -> (B, H, W)``."""
-    classes = probabilities.shape[1]
-    log = torch.log(probabilities.clamp(min=1e-8))
-    return -(probabilities * log).sum(1) / math.log(classes)
+    """Shannon entropy over the classes in nats, 0 .. log C: ``(B, C, H, W) -> (B, H, W)``."""
+    return -(probabilities * torch.log(probabilities.clamp(min=1e-8))).sum(1)

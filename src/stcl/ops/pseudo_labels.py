@@ -18,10 +18,18 @@ BINS = 100
 
 
 class PseudoLabels(NamedTuple):
-    """``labels (B, H, W)`` int64 train ids, 255 = ignore; ``confidence (B, H, W)``, the probability 0..1 of each."""
+    """What a teacher says of each pixel; 0 for both probabilities where a pixel has no label.
+
+    Attributes:
+        labels: ``(B, H, W)`` int64 train ids, 255 = ignore.
+        confidence: ``(B, H, W)``, the probability 0..1 of the label.
+        certainty: ``(B, H, W)``, the probability 0..1 of the likeliest class, which need not be the label: how clear
+            the pixel is, however it is labelled.
+    """
 
     labels: Tensor
     confidence: Tensor
+    certainty: Tensor
 
 
 def class_probabilities(logits: Tensor, size: tuple[int, int]) -> Tensor:
@@ -30,16 +38,23 @@ def class_probabilities(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def pseudo_labels(probabilities: Tensor, seen: Tensor | None = None) -> PseudoLabels:
-    """Arg-max and maximum of the probabilities (method section 3.2).
+    """Arg-max and maximum of the probabilities (method section 3.2): the likeliest classes.
 
     Args:
         probabilities: ``(B, C, H, W)``, of the frame itself or carried to it from another one.
         seen: ``(B, H, W)`` bool, where they have a witness; other pixels are ignored. None: everywhere.
     """
     confidence, labels = probabilities.max(1)
-    if seen is None:
-        return PseudoLabels(labels, confidence)
-    return PseudoLabels(labels.masked_fill(~seen, IGNORE), confidence * seen)
+    if seen is not None:
+        labels, confidence = labels.masked_fill(~seen, IGNORE), confidence * seen
+    return PseudoLabels(labels, confidence, confidence)
+
+
+def relabel(pseudo: PseudoLabels, probabilities: Tensor, labels: Tensor) -> PseudoLabels:
+    """Other labels ``(B, H, W)``, each with its own probability; what was ignored stays so, and certainty stays."""
+    confidence = probabilities.gather(1, labels.unsqueeze(1)).squeeze(1)
+    ignored = pseudo.labels == IGNORE
+    return pseudo._replace(labels=labels.masked_fill(ignored, IGNORE), confidence=confidence.masked_fill(ignored, 0.0))
 
 
 def expected_counts(probabilities: Tensor, labels: Tensor) -> Tensor:
@@ -76,30 +91,30 @@ def expected_iou_labels(probabilities: Tensor, counts: Tensor) -> Tensor:
     return ((probabilities * (1 + iou) - iou) / union.view(-1, 1, 1)).max(1).indices
 
 
-def pixel_weights(confidence: Tensor, weighting: Weighting, threshold: float) -> Tensor | None:
+def pixel_weights(pseudo: PseudoLabels, weighting: Weighting, threshold: float) -> Tensor | None:
     """Weights of pseudo-labelled pixels, from probabilities (never logits).
 
     Args:
-        confidence: ``(B, H, W)`` in 0..1.
-        weighting: ``none`` every pixel counts 1; ``threshold`` pixels above the threshold count 1, others 0; ``share``
-            all pixels of an image count the share of its pixels that are above the threshold (DACS).
-        threshold: probability 0..1.
+        pseudo: the labels.
+        weighting: ``none`` every pixel counts 1; ``threshold`` pixels whose label is surer than the threshold count 1,
+            others 0; ``share`` all pixels of an image count the share of its pixels that are clearer than the
+            threshold, whatever they are labelled as (DACS).
+        threshold: probability 0..1, of the label's ``confidence`` or of the pixel's ``certainty``.
 
     Returns:
         ``(B, H, W)`` or ``(B, 1, 1)`` float, or None for ``none``.
     """
     if not 0 <= threshold <= 1:
         raise SettingError(f"The confidence threshold is a probability between 0 and 1, not {threshold}.")
-    sure = (confidence > threshold).to(confidence.dtype)
     if weighting == "none":
         return None
     if weighting == "threshold":
-        return sure
-    return sure.mean(dim=(1, 2), keepdim=True)
+        return (pseudo.confidence > threshold).to(pseudo.confidence.dtype)
+    return (pseudo.certainty > threshold).to(pseudo.certainty.dtype).mean(dim=(1, 2), keepdim=True)
 
 
 def ignore_unsure(pseudo: PseudoLabels, threshold: float) -> Tensor:
-    """Labels ``(B, H, W)`` with every pixel at or below the threshold set to ignore."""
+    """Labels ``(B, H, W)``; those whose own probability is at or below the threshold are set to ignore."""
     return pseudo.labels.masked_fill(pseudo.confidence <= threshold, IGNORE)
 
 
