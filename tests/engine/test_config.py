@@ -74,7 +74,7 @@ def test_the_published_recipe_does_not_train_on_labels_of_a_random_head(name, we
         ("method.lambda_t -1", "method.lambda_t must be at least 0, found -1"),
         ("method.warmup -1", "method.warmup must be at least 0"),
         ("method.aux_weight -0.1", "method.aux_weight must be at least 0"),
-        ("method.aux_weight 0", "leaves the auxiliary head untrained. Leave it out: network.auxiliary: false"),
+        ("method.aux_weight 0", "leaves the auxiliary head untrained: set network.auxiliary: false"),
         ("method.ema_momentum 1", "method.ema_momentum must be below 1"),
         ("method.masking.share 1.5", "masking.share must be at most 1, found 1.5"),
         ("method.masking.patch_px 0", "masking.patch_px must be at least 1"),

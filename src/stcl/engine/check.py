@@ -241,9 +241,7 @@ def _check_method(settings: Settings, say: Where) -> None:
     try:
         settings.method_class.check(method)
         if network.auxiliary and method["aux_weight"] == 0:
-            raise SettingError(
-                "method.aux_weight 0 leaves the auxiliary head untrained. Leave it out: network.auxiliary: false."
-            )
+            raise SettingError("method.aux_weight 0 leaves the auxiliary head untrained: set network.auxiliary: false.")
         key = "network.weights"
         if "teacher" in method and (network.weights or "pretrained:").startswith("pretrained:"):
             method["teacher"].check_untrained_start(method["warmup"], network.weights)
