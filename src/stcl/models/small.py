@@ -17,6 +17,7 @@ from stcl.errors import SettingError, lookup
 from stcl.models.backbone import Backbone, Tap, freeze_affine, untapped
 from stcl.models.head import HeadSettings
 from stcl.models.inputs import Input
+from stcl.models.pointwise import StridedPointwise
 
 GROUP_CHANNELS = 8
 """Channels that group norm (Wu and He 2018, arXiv 1803.08494) takes together, where their number divides by it."""
@@ -55,8 +56,7 @@ class ResidualBlock(nn.Module):
         self.norm = norm(outputs)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels != outputs:
-            projection = nn.Conv2d(channels, outputs, 1, stride, bias=False)
-            self.shortcut = nn.Sequential(projection, norm(outputs))
+            self.shortcut = nn.Sequential(StridedPointwise(channels, outputs, stride), norm(outputs))
 
     def forward(self, features: Tensor) -> Tensor:
         """Residual function plus shortcut, then ReLU."""
