@@ -9,10 +9,11 @@
 #   DEMO_ARGS, TEST_ARGS, BENCH_ARGS  further arguments of `stcl demo`, of pytest (-n 2: two processes) and of
 #                benchmarks/bench.py
 #   FUZZ_CASES   how many damaged files of each kind `make fuzz` makes
+#   ISA          the processors that `make isa` stands in for, as environment variables
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: demo test slow gpu fuzz bench lint format weights clean help
+.PHONY: demo test slow isa gpu fuzz bench lint format weights clean help
 
 # 3.11 comes first because constraints.txt was tested with it.
 PYTHON ?=
@@ -22,6 +23,7 @@ DEMO_ARGS ?=
 TEST_ARGS ?= -n 2
 BENCH_ARGS ?=
 FUZZ_CASES ?= 3000
+ISA ?= ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 STCL_TEST_THREADS=2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -36,6 +38,14 @@ test: $(VENV)/.stamp-dev  ## run the test suite (without the slow tests)
 
 slow: $(VENV)/.stamp-dev  ## run the slow tests: real training, minutes each
 	$(BIN)/python -m pytest -m slow
+
+# Other instructions sum in another order, and have other faults.
+isa: $(VENV)/.stamp-dev  ## run the tests of arithmetic as on other processors, and with two threads
+	@for setting in $(ISA); do \
+	  echo "$$setting"; \
+	  env "$$setting" $(BIN)/python -m pytest $(TEST_ARGS) tests/ops tests/models tests/methods tests/engine \
+	    tests/distributed tests/benchmarks || exit 1; \
+	done
 
 gpu: $(VENV)/.stamp-dev  ## run the tests that need a GPU
 	$(BIN)/python -m pytest tests/engine/test_cuda.py tests/methods/test_no_sync.py

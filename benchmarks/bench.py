@@ -123,7 +123,7 @@ def train_step_rows(result: Mapping[str, Any]) -> list[Row]:
 
 def streaming_rows(result: Mapping[str, Any]) -> list[Row]:
     """Frames that pass the network once beside frames that pass it twice."""
-    difference = f"pairs; largest difference of a score {result['max_difference']:.1e}"
+    difference = f"pairs; largest difference {result['max_difference']:.1e} of the largest score"
     return [Row("a stream of frames, 256x128", "each passes the network once", difference, result["ratio"])]
 
 

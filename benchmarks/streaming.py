@@ -9,7 +9,8 @@ camera gets. They take turns, ``--batch`` frames at a time, and the medians of t
 both ways need the same of it: flow, which is made beforehand, reading, writing. The first turn, in which a frame has no
 pair, is not counted either.
 
-The line at the end is ``{"ratio": time of pairs / time of stream, "max_difference": largest difference of a logit}``.
+The line at the end is ``{"ratio": time of pairs / time of stream, "max_difference": largest difference of a score
+as a share of the largest score}``.
 """
 
 import argparse
@@ -55,7 +56,7 @@ class Turns:
             if first == 0:
                 continue
             two = self._clock("pairs", first, lambda steps=steps: [self._pair(t) for t in steps])
-            apart = max(float((a - b).abs().max()) for a, b in zip(one, two, strict=True))
+            apart = max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(one, two, strict=True))
             self.difference = max(self.difference, apart)
 
     def _pair(self, t: int) -> Tensor:

@@ -1,7 +1,4 @@
-"""One thread for tensor operations: tiny tensors gain nothing from more, and results do not depend on the machine.
-
-And small videos of every kind, and real processes.
-"""
+"""How many threads compute, here and in child processes; small videos of every kind, and real processes."""
 
 import os
 import subprocess
@@ -16,7 +13,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-torch.set_num_threads(1)
+THREADS = os.environ.get("STCL_TEST_THREADS", "1")
+"""One unless told otherwise: tiny tensors gain nothing from more, and results do not depend on the machine."""
+
+torch.set_num_threads(int(THREADS))
+os.environ["OMP_NUM_THREADS"] = THREADS  # what child processes start with: sums in another order are other bits
 
 Frame = NDArray[np.uint8]
 
@@ -97,13 +98,11 @@ def start_stcl() -> Callable[..., Started]:
     """``start_stcl(log, *words)``: the command in an interpreter of its own; what it says goes into a file.
 
     A fork would be quicker, but inherits decoders whose threads it does not have, and may wait for them for ever.
-    One thread, as here: sums in another order are other bits.
     """
 
     def start(log: Path, *words: object) -> Started:
         with log.open("w") as file:
             command = [sys.executable, "-m", "stcl.cli", *map(str, words)]
-            one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
-            return Started(command, stdout=file, stderr=subprocess.STDOUT, env=one_thread)
+            return Started(command, stdout=file, stderr=subprocess.STDOUT)
 
     return start

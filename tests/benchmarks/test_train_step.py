@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 import stcl
+from closeness import NETWORK, assert_close
 
 CPU = torch.device("cpu")
 FOLDER = Path(__file__).parents[2] / "benchmarks"
@@ -119,7 +120,7 @@ def test_same_weights_and_teacher_after_steps(script, tiny_settings, smooth):
         ours.step(data)
     networks = [(method.network, yardstick.student), (method.average.network, yardstick.teacher)]
     for mine, theirs in networks:
-        torch.testing.assert_close(dict(mine.state_dict()), dict(theirs.state_dict()), rtol=1e-4, atol=1e-6)
+        assert_close(dict(mine.state_dict()), dict(theirs.state_dict()), NETWORK)
     assert not all(torch.equal(a, b) for a, b in zip(before, method.network.parameters(), strict=True))
 
 

@@ -195,7 +195,6 @@ def observe() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     number, world, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=number, world_size=world)
     torch.save(observe(), folder / f"{number}.pt")

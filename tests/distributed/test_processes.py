@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from closeness import assert_close
+
 SCRIPT = str(Path(__file__).with_name("observe.py"))
 observe = SimpleNamespace(**run_path(SCRIPT))
 NAMES = list(observe.METHODS)
@@ -37,14 +39,6 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
-def check_equal(found: dict[str, Any], expected: dict[str, Any], tolerance: float = 1e-6) -> None:
-    """Every tensor agrees, relative to the largest value in it."""
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        difference = (found[name].double() - value.double()).abs().max()
-        assert difference <= tolerance * value.double().abs().max() * value.is_floating_point(), name
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_both_have_the_gradients_of_one(name, one, two):
     expected = one["methods"][name]["gradients"]
@@ -53,49 +47,48 @@ def test_both_have_the_gradients_of_one(name, one, two):
     for process in two:
         found = process["methods"][name]["gradients"]
         for key, gradient in expected.items():
-            difference = (found[key] - gradient).abs().max().item()
-            assert difference < 1e-5 * largest, key
-            assert difference < 1e-4 * gradient.abs().max(), key  # sums that nearly cancel keep fewer digits
+            assert_close(found[key], gradient, scale=largest, where=key)
+            assert_close(found[key], gradient, 1e-4, where=key)  # sums that nearly cancel keep fewer digits
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_mean_of_the_losses_is_the_loss_of_one(name, one, two):
     for process in two:
-        torch.testing.assert_close(process["methods"][name]["loss"], one["methods"][name]["loss"], rtol=1e-6, atol=0)
+        assert_close(process["methods"][name]["loss"], one["methods"][name]["loss"])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_statistics_prototypes_and_rare_classes_agree(name, one, two):
     for process in two:
-        check_equal(process["methods"][name]["buffers"], one["methods"][name]["buffers"], 1e-5)
+        assert_close(process["methods"][name]["buffers"], one["methods"][name]["buffers"], 1e-5)
 
 
 def test_a_share_with_few_labels_counts_with_its_pixels(one, two):
     for process in two:
-        check_equal(process["losses"], one["losses"])
+        assert_close(process["losses"], one["losses"])
     assert one["losses"]["none"] == 0
 
 
 def test_centroids_and_weights_along_time_are_those_of_all_clips(one, two):
     for process in two:
-        check_equal(process["alignment"], one["alignment"])
+        assert_close(process["alignment"], one["alignment"])
 
 
 def test_what_is_rare_is_counted_together(one, two):
     for process in two:
-        check_equal(process["rare"], one["rare"])
+        assert_close(process["rare"], one["rare"])
     assert one["rare"]["rare"].any()
 
 
 def test_labels_are_chosen_by_the_counts_of_all(one, two):
     for process in two:
-        check_equal(process["expected"], one["expected"], 1e-5)
+        assert_close(process["expected"], one["expected"], 1e-5)
 
 
 @pytest.mark.parametrize("momentum", ["0.3", "None"])
 def test_batch_norm_of_uneven_shares(momentum, one, two):
     for process in two:
-        check_equal(process["norm"][momentum], one["norm"][momentum])
+        assert_close(process["norm"][momentum], one["norm"][momentum])
 
 
 def test_confusion_matrices_add_up_exactly(one, two):
@@ -115,4 +108,4 @@ def test_every_process_hears_of_all(one, two):
 def test_the_comparison_sees_a_difference(one):
     gradients = one["methods"]["mmd"]["gradients"]
     with pytest.raises(AssertionError):
-        check_equal({name: tensor * 1.001 for name, tensor in gradients.items()}, gradients)
+        assert_close({name: tensor * 1.001 for name, tensor in gradients.items()}, gradients)

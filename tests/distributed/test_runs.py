@@ -1,6 +1,5 @@
 """Whole runs of two real processes: one folder, one writer, and going on exactly."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -40,14 +39,8 @@ def world(tmp_path_factory):
 
 
 def start(command, *words):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [*command, *map(str, words), "--quiet"],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command = [*command, *map(str, words), "--quiet"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def finish(process):

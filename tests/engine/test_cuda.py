@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 import stcl
+from closeness import assert_close
 from stcl.engine.evaluate import evaluate
 from stcl.engine.model_folder import digest
 from stcl.engine.train import resume, train
@@ -78,7 +79,7 @@ def test_scores_are_those_of_a_cpu(trained):
     with torch.no_grad():
         here = network(FramePair(*pair)).logits
         there = network.cuda()(FramePair(*(tensor.cuda() for tensor in pair))).logits
-    torch.testing.assert_close(there.cpu(), here, rtol=1e-9, atol=1e-9)
+    assert_close(there.cpu(), here)
 
 
 def test_results_are_those_of_a_cpu(make_settings, tmp_path, monkeypatch):

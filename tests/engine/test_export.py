@@ -15,6 +15,7 @@ import torch
 import yaml
 
 import stcl
+from closeness import NETWORK
 from stcl.cli import main
 from stcl.engine import export as exporting
 from stcl.engine.evaluate import evaluate
@@ -106,7 +107,7 @@ def test_graphs_are_what_model_json_says(graphs):
             found = [(port.name, port.type, port.shape) for port in ports]
             assert found == [(port["name"], "tensor(float)", port["shape"]) for port in graph[declared]]
     assert about["parity"]["real_frames"] == 2 and about["parity"]["random_frames"] == 1
-    assert 0 < about["parity"]["difference"] < 1e-4
+    assert 0 <= about["parity"]["difference"] < NETWORK
 
 
 def test_the_example_of_the_documents_labels_a_video(run, graphs, streets, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 import stcl
+from closeness import NETWORK, assert_close
 from stcl.engine.networks import build_method, build_network, open_checkpoint
 from stcl.errors import CheckpointError, SettingError
 from stcl.labels import SPACES
@@ -72,8 +73,8 @@ def test_the_published_recipe_starts_from_a_tps_network_which_labels_the_target(
     with torch.no_grad():
         wanted = published.frame_scores(image)
         found = method.start.network.frame_scores(image)
-    torch.testing.assert_close(found.main, wanted.main, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found.aux, wanted.aux, rtol=0, atol=0)
+    assert_close(found.main, wanted.main, NETWORK)
+    assert_close(found.aux, wanted.aux, NETWORK)
 
 
 def test_another_network_is_refused(make_settings, tps):

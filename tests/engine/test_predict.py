@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import stcl
+from closeness import NETWORK, assert_close
 from stcl.data.io import resize_image, write_image
 from stcl.data.video import open_source
 from stcl.engine.predict import PredictOptions, is_cut, predict_frames
@@ -53,7 +54,7 @@ def test_frames_equal_pairs_of_neighbours(network, folder) -> None:
         vectors = torch.from_numpy(flow(reference, reference, result.frame, before.frame))[None]
         scores = network(FramePair(as_tensor(result.frame), as_tensor(before.frame), vectors)).logits
         chances = upsample(scores, (48, 64)).softmax(1)[0].detach().numpy()
-        np.testing.assert_allclose(result.confidence, chances.max(0), atol=1e-4)
+        assert_close(result.confidence, chances.max(0), NETWORK)
         assert (result.labels == chances.argmax(0)).mean() > 0.999
         np.testing.assert_allclose(result.shares, np.bincount(result.labels.ravel(), minlength=5) / 3072)
 

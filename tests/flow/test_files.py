@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from closeness import assert_close
 from stcl.errors import DataError, SettingError
 from stcl.files import encode_flow, write_atomic
 from stcl.flow.files import FilesFlow, fit, names
@@ -185,13 +186,14 @@ def test_known_vectors_are_not_touched_by_unknown_neighbours(tmp_path):
     fitted = fit(flow, known, (20, 45))
     there = fitted[0] < UNKNOWN_PX
     assert 0.5 < there.mean() < 1
-    assert np.allclose(fitted[0, there], 3 * 45 / 60, atol=1e-5) and np.allclose(fitted[1, there], -1, atol=1e-5)
+    assert_close(fitted[0, there], np.full(there.sum(), 3 * 45 / 60))
+    assert_close(fitted[1, there], np.full(there.sum(), -1.0))
 
 
 def test_a_complete_flow_is_resized_as_flow_always_is():
     fitted = fit(FLOW, np.ones((12, 16), bool), (9, 40))
     wanted = resize_flow(torch.from_numpy(FLOW)[None], (9, 40), align_corners=False)[0].numpy()
-    assert np.allclose(fitted, wanted, atol=1e-5)
+    assert_close(fitted, wanted)
 
 
 # ---- what is wrong with it ----

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from closeness import NETWORK, assert_close
 from stcl.errors import SettingError, StclError
 from stcl.flow import get_flow
 from stcl.flow.raft import MODELS
@@ -23,7 +24,7 @@ def test_padding_is_put_on_below_and_on_the_right_and_taken_off(scene, torchvisi
     assert torchvision.made[0].sizes == [(1, 3, 128, 128)]
     for seen, image in zip(torchvision.made[0].seen[0], (scene.image_a, scene.image_b), strict=True):
         scaled = image[:height, :width].transpose(2, 0, 1) / 127.5 - 1  # bytes to -1..1
-        assert np.allclose(seen[0], np.pad(scaled, ((0, 0), (0, 128 - height), (0, 128 - width)), "edge"), atol=1e-6)
+        assert_close(seen[0], np.pad(scaled, ((0, 0), (0, 128 - height), (0, 128 - width)), "edge"))
     if height > 32:
         assert np.abs(np.median(flow[0]) - 5) < 0.3 and np.abs(np.median(flow[1]) - 3) < 0.3
 
@@ -85,4 +86,4 @@ def test_as_torchvision_documents_it(scene, monkeypatch, tmp_path, model):
     with torch.no_grad():
         expected = network(*weights.DEFAULT.transforms()(*tensors))[-1][0].numpy()
     assert np.abs(expected).max() > 1
-    np.testing.assert_allclose(get_flow("raft", model=model)(scene.a, scene.b, a, b), expected, atol=1e-4)
+    assert_close(get_flow("raft", model=model)(scene.a, scene.b, a, b), expected, NETWORK)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import stcl.methods.base as base
+from closeness import GRADIENT, NETWORK, assert_close
 from stcl.errors import SettingError
 from stcl.methods import Optimization, Preparation
 from stcl.models.joint import segment_together
@@ -155,8 +156,8 @@ def test_flow_of_a_rescaled_clip_is_in_its_own_pixels(make_method, data):
     data["source"].flows[0, -1] = torch.tensor((6.0, 4.0)).view(1, 2, 1, 1).expand(4, 2, 40, 72).clone()
     source, _ = prepared(make_method, data, flip=0.0, rescale=(0.5, 0.5))
     height, width = source.size
-    torch.testing.assert_close(source.flow(0, -1)[:, 0], torch.full((4, height, width), 6.0 * width / 72))
-    torch.testing.assert_close(source.flow(0, -1)[:, 1], torch.full((4, height, width), 4.0 * height / 40))
+    assert_close(source.flow(0, -1)[:, 0], torch.full((4, height, width), 6.0 * width / 72))
+    assert_close(source.flow(0, -1)[:, 1], torch.full((4, height, width), 4.0 * height / 40))
 
 
 def test_a_crop_cuts_frames_labels_and_flow_at_one_place(make_method, data):
@@ -260,11 +261,11 @@ def test_a_joint_pass_gives_what_single_passes_give(make_method, make_clip):
     for joint, pair in zip(segment_together(network, pairs), pairs, strict=True):
         alone = network(pair)
         assert len(joint.logits) == len(pair.current)
-        torch.testing.assert_close(joint.logits, alone.logits, atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(joint.aux, alone.aux, atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(joint.previous_logits, alone.previous_logits, atol=1e-5, rtol=1e-4)
+        assert_close(joint.logits, alone.logits, NETWORK)
+        assert_close(joint.aux, alone.aux, NETWORK)
+        assert_close(joint.previous_logits, alone.previous_logits, NETWORK)
         for stage, features in alone.features.items():
-            torch.testing.assert_close(joint.features[stage], features, atol=1e-5, rtol=1e-4)
+            assert_close(joint.features[stage], features, NETWORK)
 
 
 def test_a_domain_passes_the_network_once(make_method, make_clip):
@@ -288,9 +289,9 @@ def test_pairs_that_share_their_current_frame_encode_it_once(make_method, make_c
     assert seen == [1 + 3, 1 + 1 + 3]  # current frames, previous ones
     for output, pair in zip(joint, pairs, strict=True):
         alone = network(pair)
-        torch.testing.assert_close(output.logits, alone.logits, atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(output.aux, alone.aux, atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(output.features, alone.features, atol=1e-5, rtol=1e-4)
+        assert_close(output.logits, alone.logits, NETWORK)
+        assert_close(output.aux, alone.aux, NETWORK)
+        assert_close(output.features, alone.features, NETWORK)
     parameters = list(network.parameters())
 
     def gradients(outputs):
@@ -300,7 +301,7 @@ def test_pairs_that_share_their_current_frame_encode_it_once(make_method, make_c
 
     # the shared encoding gathers the gradients of its pairs
     expected = gradients([network(pair) for pair in pairs])
-    torch.testing.assert_close(gradients(joint), expected, atol=1e-5, rtol=1e-3)
+    assert_close(gradients(joint), expected, GRADIENT)
 
 
 @pytest.mark.parametrize(
@@ -325,7 +326,7 @@ def test_still_images_may_share_a_pass_too(make_method, make_clip):
     network = make_method("source_only").network.eval()
     image = FramePair(pairs_of(make_clip)[1].current)
     once, again = segment_together(network, [image, image])
-    torch.testing.assert_close(once.logits, network(image).logits, atol=1e-5, rtol=1e-4)
+    assert_close(once.logits, network(image).logits, NETWORK)
     assert torch.equal(once.logits, again.logits)
 
 
@@ -333,6 +334,6 @@ def test_frames_of_different_sizes_pass_one_after_the_other(make_method, make_cl
     network = make_method("source_only").network.eval()
     pairs = [*pairs_of(make_clip, 1), *pairs_of(make_clip, 1, (48, 64))]
     for joint, pair in zip(segment_together(network, pairs), pairs, strict=True):
-        torch.testing.assert_close(joint.logits, network(pair).logits)
+        assert_close(joint.logits, network(pair).logits, NETWORK)
     with pytest.raises(SettingError, match="cannot share one forward pass"):
         segment_together(network, pairs, tap=lambda stage, features: features)

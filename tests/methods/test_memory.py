@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from closeness import assert_close
 from stcl.labels import IGNORE
 from stcl.methods.memory import ConfidenceMemory, ExpectedIou, PrototypeBank
 from stcl.ops.align import Centroids
@@ -27,7 +28,7 @@ def test_a_prototype_starts_at_its_first_centroid_and_then_moves_slowly():
     bank = PrototypeBank(3, 2, momentum=0.9)
     bank.update(centroids(4, [1, 0, 0]))
     mean, present = bank.update(centroids(8, [1, 1, 0]))
-    torch.testing.assert_close(mean, torch.tensor([[4.4, 4.4], [8, 8], [0, 0]]))
+    assert_close(mean, torch.tensor([[4.4, 4.4], [8, 8], [0, 0]]))
     assert present.tolist() == [True, True, False]
 
 
@@ -52,7 +53,7 @@ def test_prototypes_are_saved(round_trip):
     bank = PrototypeBank(3, 2)
     bank.update(centroids(4, [1, 0, 1]))
     other = round_trip(bank, PrototypeBank(3, 2))
-    torch.testing.assert_close(other.update(centroids(6, [1, 1, 0])), bank.update(centroids(6, [1, 1, 0])))
+    assert_close(other.update(centroids(6, [1, 1, 0])), bank.update(centroids(6, [1, 1, 0])))
 
 
 # ---- confidences ----
@@ -70,8 +71,8 @@ def test_the_first_confidences_count_alone():
     assert memory.thresholds(0.5, 0.9).tolist() == pytest.approx([0.9] * 3)  # nothing is known yet
     memory.update(pseudo)
     expected = class_thresholds(confidence_histogram(pseudo, 3), 0.5, 0.9)
-    torch.testing.assert_close(memory.thresholds(0.5, 0.9), expected)
-    torch.testing.assert_close(expected, torch.tensor([0.8, 0.5, 0.9]))
+    assert_close(memory.thresholds(0.5, 0.9), expected)
+    assert_close(expected, torch.tensor([0.8, 0.5, 0.9]))
 
 
 def test_confidences_follow_slowly_and_absent_classes_keep_theirs():
@@ -80,10 +81,10 @@ def test_confidences_follow_slowly_and_absent_classes_keep_theirs():
         memory.update(labelled(0.305, 0.305))
     for _ in range(5):  # of 1 - 0.9^20 = 0.88 before, 0.9^5 = 0.59 is left: more than the new 0.41
         memory.update(labelled(0.705, None))
-    torch.testing.assert_close(memory.thresholds(0.5, 0.9), torch.tensor([0.3, 0.3]))
+    assert_close(memory.thresholds(0.5, 0.9), torch.tensor([0.3, 0.3]))
     for _ in range(2):
         memory.update(labelled(0.705, None))
-    torch.testing.assert_close(memory.thresholds(0.5, 0.9), torch.tensor([0.7, 0.3]))
+    assert_close(memory.thresholds(0.5, 0.9), torch.tensor([0.7, 0.3]))
 
 
 def test_confidences_are_saved(round_trip):
@@ -120,7 +121,7 @@ def test_later_labels_are_chosen_by_what_has_been_seen():
     probabilities, pseudo = doubtful(0.45)  # class 1 does well, J = 0.9: only sure pixels help it
     chosen = memory.choose(probabilities, pseudo)
     assert torch.equal(chosen.labels, expected_iou_labels(probabilities, before)) and not chosen.labels.any()
-    torch.testing.assert_close(memory.counts, (before + expected_counts(probabilities, chosen.labels)) / 2)
+    assert_close(memory.counts, (before + expected_counts(probabilities, chosen.labels)) / 2)
 
 
 def test_pixels_without_a_label_stay_without():

@@ -6,6 +6,7 @@ The teachers themselves are tested in test_stcl.py, where all three kinds are us
 import pytest
 import torch
 
+from closeness import assert_close
 from stcl.errors import SettingError
 from stcl.labels import IGNORE
 from stcl.methods import Preparation
@@ -51,10 +52,10 @@ def test_a_flipped_view_is_averaged_in(make, make_batch):
     pair = target.pair(-1, -2)
     there = class_probabilities(method.average(pair).logits, target.size)
     mirrored = class_probabilities(method.average(flip_pair(pair)).logits, target.size).flip(-1)
-    torch.testing.assert_close(method.teacher_view(target, -1), (there + mirrored) / 2)
+    assert_close(method.teacher_view(target, -1), (there + mirrored) / 2)
     assert (there - mirrored).abs().max() > 1e-3  # two opinions
     other = flip_clip(target, torch.ones(2, dtype=torch.bool))  # the same whichever way the clip came
-    torch.testing.assert_close(method.teacher_view(other, -1).flip(-1), (there + mirrored) / 2)
+    assert_close(method.teacher_view(other, -1).flip(-1), (there + mirrored) / 2)
 
 
 def test_pixels_that_the_flow_does_not_explain_are_ignored(make, make_batch):
@@ -169,8 +170,8 @@ def test_tps_trains_on_the_augmented_clip_with_the_carried_labels(make, make_bat
     source, target = prepared(method, data)
     pseudo = pseudo_of(method, target)
     assert set(terms) == {"source", "target"} and len(fed) == 2
-    torch.testing.assert_close(terms["source"], segmentation_loss(outputs[0], source.label(0)))
-    torch.testing.assert_close(terms["target"], 0.5 * segmentation_loss(outputs[1], pseudo.labels))
+    assert_close(terms["source"], segmentation_loss(outputs[0], source.label(0)))
+    assert_close(terms["target"], 0.5 * segmentation_loss(outputs[1], pseudo.labels))
     assert (pseudo.labels == IGNORE).any() and (fed[1].current - target.frame(0)).abs().max() > 0.05
     assert torch.equal(fed[1].flow, target.flow(0, -1))
 
@@ -201,7 +202,7 @@ def test_dacs_pastes_half_of_the_source_classes_into_both_frames(make, make_batc
     share = (pseudo.confidence > method.threshold).float().mean((1, 2))
     assert 0 < share.mean() < 1
     expected = torch.where(view.outline, torch.ones(()), share.view(2, 1, 1))
-    torch.testing.assert_close(view.weight, expected)
+    assert_close(view.weight, expected)
 
 
 @pytest.mark.parametrize("name", ["tps", "dacs", "stcl"])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from closeness import NETWORK, assert_close
 from stcl.errors import SettingError
 from stcl.models import (
     BACKBONES,
@@ -73,7 +74,7 @@ def test_state_round_trip(kind: str) -> None:
     second.load_state_dict(first.state_dict())
     image = torch.rand(1, 3, 32, 32)
     with torch.no_grad():
-        torch.testing.assert_close(second(image), first(image))
+        assert_close(second(image), first(image), NETWORK)
 
 
 def test_resnet101_is_the_published_one() -> None:
@@ -105,7 +106,7 @@ def test_published_input_is_bgr_minus_the_mean() -> None:
     backbone = BACKBONES["resnet50"]()
     red = torch.tensor((1.0, 0.0, 0.0)).view(1, 3, 1, 1)
     expected = torch.tensor((-BGR_MEAN[0], -BGR_MEAN[1], 255 - BGR_MEAN[2])).view(1, 3, 1, 1)
-    torch.testing.assert_close(backbone.normalise(red), expected)
+    assert_close(backbone.normalise(red), expected)
 
 
 @pytest.mark.parametrize(("stride", "stages"), [(4, "decode4"), (8, "decode8")])
@@ -152,10 +153,10 @@ def test_group_norm_depends_on_the_frame_alone_and_on_no_mode() -> None:
     frames = torch.rand(3, 3, 32, 64)
     with torch.no_grad():
         together, alone = network(FramePair(frames)).logits, network(FramePair(frames[:1])).logits
-        torch.testing.assert_close(together[:1], alone, atol=1e-5, rtol=1e-4)
+        assert_close(together[:1], alone, NETWORK)
         with inference_statistics(network, "batch"), hold_statistics(network):
-            torch.testing.assert_close(network(FramePair(frames)).logits, together)
-        torch.testing.assert_close(network.eval()(FramePair(frames)).logits, together)
+            assert_close(network(FramePair(frames)).logits, together, NETWORK)
+        assert_close(network.eval()(FramePair(frames)).logits, together, NETWORK)
 
 
 def test_what_is_done_to_batch_norm_leaves_a_network_without_it_alone() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from closeness import assert_close
 from stcl.models import BACKBONES, Backbone, Tap, build_segmenter, hold_statistics
 from stcl.models.statistics import norm_layers
 from stcl.types import FramePair
@@ -41,9 +42,9 @@ def outcome(backbone: Backbone, image: Tensor, tap: Tap | None = None, precision
 
 
 def same(one: Outcome, other: Outcome) -> None:
-    torch.testing.assert_close(other.features, one.features)
-    torch.testing.assert_close(other.gradients, one.gradients)
-    torch.testing.assert_close(other.buffers, one.buffers)
+    assert_close(other.features, one.features)
+    assert_close(other.gradients, one.gradients)
+    assert_close(other.buffers, one.buffers)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +105,7 @@ def test_several_passes_before_one_backward_pass(fresh):
         second = backbone(images[1])[backbone.stages[-2]]
         (first.square().mean() + second.square().mean()).backward()
         results.append([parameter.grad for parameter in backbone.parameters()] + list(backbone.buffers()))
-    torch.testing.assert_close(results[1], results[0])
+    assert_close(results[1], results[0])
 
 
 def test_without_gradients_nothing_is_computed_twice(fresh):
@@ -128,5 +129,5 @@ def test_a_segmenter_trains_alike():
     for each in (network, saving):
         each(pair).logits.square().mean().backward()
     for one, other in zip(network.parameters(), saving.parameters(), strict=True):
-        torch.testing.assert_close(other.grad, one.grad)
-    torch.testing.assert_close(saving.state_dict(), network.state_dict())
+        assert_close(other.grad, one.grad)
+    assert_close(saving.state_dict(), network.state_dict())

@@ -9,6 +9,7 @@ import torch
 from functorch.compile import make_boxed_func
 from torch import Tensor, nn
 
+from closeness import GRADIENT, NETWORK, assert_close
 from stcl.models import Backbone, EmaTeacher, HeadSettings, ScoreFusion, Tap, VideoSegmenter
 from stcl.models.backbone import run_block
 from stcl.models.compilation import compile_network
@@ -87,7 +88,7 @@ def test_a_compiled_network_computes_the_same(quick, checkpointing):
     compile_network(compiled)
     compiled.backbone.gradient_checkpointing = checkpointing
     pairs = [pair_of(), pair_of(seed=1)]
-    torch.testing.assert_close(trained(compiled, pairs), trained(network, pairs), atol=1e-5, rtol=1e-3)
+    assert_close(trained(compiled, pairs), trained(network, pairs), GRADIENT)
     assert quick
     assert list(compiled.state_dict()) == list(network.state_dict())
 
@@ -118,7 +119,7 @@ def test_a_copy_is_compiled_too(quick):
     copy = deepcopy(network).eval()
     assert copy.backbone.runner is network.backbone.runner is not run_block
     with torch.no_grad():
-        torch.testing.assert_close(copy(pair_of()).logits, network_of().eval()(pair_of()).logits)
+        assert_close(copy(pair_of()).logits, network_of().eval()(pair_of()).logits, NETWORK)
     assert quick
 
 
@@ -128,7 +129,7 @@ def test_a_copy_is_compiled_too(quick):
 def falls_back(network: VideoSegmenter, caplog: pytest.LogCaptureFixture) -> str:
     """Train ``network``; the one warning that this gave."""
     pairs = [pair_of(), pair_of(1, (32, 32), 1)]
-    torch.testing.assert_close(trained(network, pairs), trained(network_of(), pairs))
+    assert_close(trained(network, pairs), trained(network_of(), pairs), GRADIENT)
     (message,) = messages(caplog)
     return message
 
@@ -177,5 +178,5 @@ def test_with_the_real_compiler(checkpointing, caplog):
     compile_network(compiled)
     compiled.backbone.gradient_checkpointing = checkpointing
     pairs = [pair_of(), pair_of(seed=1)]
-    torch.testing.assert_close(trained(compiled, pairs), trained(network, pairs), atol=1e-5, rtol=1e-3)
+    assert_close(trained(compiled, pairs), trained(network, pairs), GRADIENT)
     assert not messages(caplog)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from closeness import NETWORK, assert_close
 from stcl.errors import MissingExtraError, SettingError
 from stcl.models import BACKBONES, VideoSegmenter, build_segmenter, resnet
 from stcl.models.export import GRAPH_FORMATS, OPSET, Graph, Run, list_graphs, require_onnx, trace
@@ -72,7 +73,7 @@ def test_a_stream_through_the_graphs_is_the_networks_own(build: Build, name: str
     network, frames = build(backbone), video(3, *SIZE)
     outputs = follow(write_and_open(network, name), frames)
     for found, wanted in zip(outputs, network.stream(frames), strict=True):
-        torch.testing.assert_close(found, wanted.logits, rtol=0, atol=1e-4 * float(wanted.logits.abs().max()))
+        assert_close(found, wanted.logits, NETWORK)
 
 
 @pytest.mark.slow
@@ -82,7 +83,7 @@ def test_dynamic_graphs_take_any_size_and_batch(build: Build, name: str, backbon
     network = build(backbone)
     runs = write_and_open(network, name, dynamic=True)
     for size in (SIZE, (96, 48)):
-        assert compare(network, runs, random_pairs(size, dynamic=True), []).difference < 1e-4
+        assert compare(network, runs, random_pairs(size, dynamic=True), []).difference < NETWORK
 
 
 def test_without_fusion_there_is_one_graph(build: Build) -> None:
@@ -125,7 +126,7 @@ def smaller(run: Run) -> Run:
 def test_graphs_that_compute_something_else_are_refused(build: Build, damage: Callable, part: str) -> None:
     network = build()
     runs: dict[str, Run] = {graph.name: graph.module for graph in list_graphs(network, SIZE, False)}
-    assert compare(network, runs, random_pairs(SIZE, False), []).difference < 1e-5
+    assert compare(network, runs, random_pairs(SIZE, False), []).difference < NETWORK
     runs[part] = damage(runs[part])
     with pytest.raises(SettingError, match="do not compute what the network does: scores differ by"):
         compare(network, runs, random_pairs(SIZE, False), [])
@@ -185,4 +186,4 @@ def test_still_frames_need_no_graph_of_their_own(build: Build) -> None:
     frame, _ = list_graphs(network, SIZE, False)
     image = torch.rand(1, 3, 32, 64)
     with torch.no_grad():
-        torch.testing.assert_close(frame.module(image), network(FramePair(image)).logits)
+        assert_close(frame.module(image), network(FramePair(image)).logits, NETWORK)

@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import stcl
+from closeness import NETWORK, assert_close
 from stcl.engine.networks import open_checkpoint
 from stcl.errors import CheckpointError, SettingError
 from stcl.labels import SPACES
@@ -146,11 +147,6 @@ def save(state: object, path: Path, **options: object) -> Path:
     return path
 
 
-def close(ours: Tensor, theirs: Tensor) -> None:
-    """Equal to 1e-4 of the largest score."""
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4 * float(theirs.abs().max()))
-
-
 # ---- the numbers ----
 
 
@@ -167,19 +163,19 @@ def test_scores_are_those_of_the_published_code(kind, states, tmp_path):
     pair = scene(tuple(theirs["main"].shape[-2:]))
     with torch.enable_grad():  # both frames by themselves, with auxiliary scores
         fused = opened.network(pair)
-    close(fused.logits, theirs["main"])
+    assert_close(fused.logits, theirs["main"], NETWORK)
     with torch.no_grad():
-        close(opened.network(pair).logits, theirs["main"])
+        assert_close(opened.network(pair).logits, theirs["main"], NETWORK)
         frames = {
             "current": opened.network.frame_scores(pair.current),
             "previous": opened.network.frame_scores(pair.previous),
         }
     for name, scores in frames.items():
-        close(scores.main, theirs[name])
+        assert_close(scores.main, theirs[name], NETWORK)
     if "aux" in theirs:
-        close(fused.aux, theirs["aux"])
+        assert_close(fused.aux, theirs["aux"], NETWORK)
         for name, scores in frames.items():
-            close(scores.aux, theirs[f"{name}_aux"])
+            assert_close(scores.aux, theirs[f"{name}_aux"], NETWORK)
     else:
         assert fused.aux is None
 
@@ -283,7 +279,7 @@ def test_a_segformer_of_the_model_hub(tmp_path):
     image = scene((12, 24)).current
     with torch.no_grad():
         theirs = library(opened.network.backbone.normalise(image)).logits
-        close(opened.network.frame_scores(image).main, theirs)
+        assert_close(opened.network.frame_scores(image).main, theirs, NETWORK)
     levels = {f"linear_c.{level}.": f"linear_c{level + 1}." for level in range(4)}
     original_head = {
         "classifier.": "linear_pred.",
@@ -357,7 +353,7 @@ def test_a_tps_network_starts_an_stcl_head_with_its_scores(tps, tmp_path):
     assert transfer_weights(started, path, names) == []
     pair = scene((7, 13))
     with torch.no_grad():
-        close(started(pair).logits, open_checkpoint(path).network(pair).logits)
+        assert_close(started(pair).logits, open_checkpoint(path).network(pair).logits, NETWORK)
     assert torch.equal(started.head.conv2d_list[0].weight[15:], fresh["head.conv2d_list.0.weight"][15:])
     synthia = SPACES["synthia_seq-cityscapes_seq"].names
     other = built_like("tps", head="stcl", classes=12).eval()
@@ -365,8 +361,8 @@ def test_a_tps_network_starts_an_stcl_head_with_its_scores(tps, tmp_path):
     with torch.no_grad():
         ours, theirs = (net.frame_scores(pair.current) for net in (other, started))
     for name in set(synthia) & set(names):
-        close(ours.main[:, synthia.index(name)], theirs.main[:, names.index(name)])
-        close(ours.aux[:, synthia.index(name)], theirs.aux[:, names.index(name)])
+        assert_close(ours.main[:, synthia.index(name)], theirs.main[:, names.index(name)], NETWORK)
+        assert_close(ours.aux[:, synthia.index(name)], theirs.aux[:, names.index(name)], NETWORK)
 
 
 def test_parts_that_a_published_file_lacks_keep_their_random_start(tps, tmp_path):

@@ -5,6 +5,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from closeness import NETWORK, assert_close
 from stcl.errors import SettingError
 from stcl.models import EmaTeacher, build_segmenter, recalibrate
 from stcl.models.resnet import ResNet
@@ -61,7 +62,7 @@ def test_at_stride_32_it_is_the_librarys_resnet(depth, stride_in):
     with torch.no_grad():
         expected = theirs(ours.normalise(image), output_hidden_states=True).hidden_states[1:]
         for mine, other in zip(ours(image).values(), expected, strict=True):
-            torch.testing.assert_close(mine, other, atol=1e-4, rtol=1e-4)
+            assert_close(mine, other, NETWORK)
 
 
 @pytest.mark.parametrize(("depth", "stride_in"), WAYS)
@@ -76,7 +77,7 @@ def test_a_smaller_output_stride_computes_the_same_at_more_places(depth, stride_
         wanted, found = coarse(image), fine(image)
     for stage in coarse.stages:
         step = coarse.strides[stage] // fine.strides[stage]
-        torch.testing.assert_close(found[stage][..., ::step, ::step], wanted[stage])
+        assert_close(found[stage][..., ::step, ::step], wanted[stage])
 
 
 def test_resnet18_has_torchvisions_names():
@@ -97,10 +98,10 @@ def test_frozen_statistics_stay_whatever_runs():
     reference.load_state_dict(network.state_dict())  # the same names
     frames = torch.rand(2, 3, 32, 48)
     expected = reference.eval()(FramePair(frames)).logits
-    torch.testing.assert_close(network.train()(FramePair(frames)).logits, expected)
+    assert_close(network.train()(FramePair(frames)).logits, expected, NETWORK)
     before = {name: buffer.clone() for name, buffer in network.named_buffers()}
     teacher = EmaTeacher(network, statistics="batch")
-    torch.testing.assert_close(teacher(FramePair(frames)).logits, expected.detach())
+    assert_close(teacher(FramePair(frames)).logits, expected.detach(), NETWORK)
     assert recalibrate(network, [FramePair(frames)]) == 0
     assert all(torch.equal(buffer, before[name]) for name, buffer in network.named_buffers())
     norms = [name for name, parameter in network.backbone.named_parameters() if parameter.ndim == 1]

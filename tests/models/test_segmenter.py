@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from closeness import NETWORK, SAMPLED, assert_close
 from stcl.errors import SettingError
 from stcl.models import EmaTeacher, VideoSegmenter, build_segmenter
 from stcl.models.fusion import ScoreFusion, align_previous
@@ -35,8 +36,8 @@ def test_first_fusion_is_the_current_scores(network: VideoSegmenter) -> None:
     network.eval()
     pair = make_pair()
     fused, single = network(pair), network(FramePair(pair.current))
-    torch.testing.assert_close(fused.logits, single.logits)
-    torch.testing.assert_close(fused.aux, single.aux)
+    assert_close(fused.logits, single.logits, NETWORK)
+    assert_close(fused.aux, single.aux, NETWORK)
     assert single.previous_logits is None and fused.previous_logits.shape == fused.logits.shape
     assert fused.logits.shape == (2, 5, 12, 16) and fused.aux.shape == (2, 5, 6, 8)
     assert tuple(fused.features) == network.backbone.stages
@@ -62,8 +63,8 @@ def test_previous_frame_does_not_move_the_statistics(network: VideoSegmenter) ->
     network(pair)
     twin(FramePair(pair.current))
     for layer, other in zip(norm_layers(network), norm_layers(twin), strict=True):
-        torch.testing.assert_close(layer.running_mean, other.running_mean)
-        torch.testing.assert_close(layer.running_var, other.running_var)
+        assert_close(layer.running_mean, other.running_mean, NETWORK)
+        assert_close(layer.running_var, other.running_var, NETWORK)
         assert layer.num_batches_tracked == 1 and layer.track_running_stats
 
 
@@ -86,8 +87,8 @@ def test_without_gradient_both_frames_pass_as_one_batch(network: VideoSegmenter,
     for name, tensor in network.state_dict().items():  # no running statistics move, in training mode neither
         assert torch.equal(tensor, before[name]), name
     if both is not None:
-        torch.testing.assert_close(output.logits, network(pair).logits, atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(output.features, both.features, atol=1e-5, rtol=1e-4)
+        assert_close(output.logits, network(pair).logits, NETWORK)
+        assert_close(output.features, both.features, NETWORK)
 
 
 def test_warp_by_whole_cells_is_a_shift() -> None:
@@ -95,18 +96,18 @@ def test_warp_by_whole_cells_is_a_shift() -> None:
     previous, current = torch.rand(1, 3, 8, 10), torch.rand(1, 3, 8, 10)
     flow = torch.tensor((2.0, 1.0)).view(1, 2, 1, 1).expand(1, 2, 8, 10)
     aligned = align_previous(previous, current, flow)
-    torch.testing.assert_close(aligned[..., :-1, :-2], previous[..., 1:, 2:], atol=1e-5, rtol=0)
+    assert_close(aligned[..., :-1, :-2], previous[..., 1:, 2:], SAMPLED)
     fusion = ScoreFusion(3)
     with torch.no_grad():
         fusion.conv.weight.copy_(fusion.conv.weight.roll(3, dims=1))  # [0, identity]
-    torch.testing.assert_close(fusion(current, aligned), aligned)
+    assert_close(fusion(current, aligned), aligned)
 
 
 def test_flow_is_scaled_per_axis_to_the_scores() -> None:
     previous, current = torch.rand(1, 3, 8, 10), torch.rand(1, 3, 8, 10)
     flow = torch.tensor((4.0, 2.0)).view(1, 2, 1, 1).expand(1, 2, 16, 40)  # = 1 cell right, 1 cell down
     aligned = align_previous(previous, current, flow)
-    torch.testing.assert_close(aligned[..., :-1, :-1], previous[..., 1:, 1:], atol=1e-5, rtol=0)
+    assert_close(aligned[..., :-1, :-1], previous[..., 1:, 1:], SAMPLED)
 
 
 def test_still_pixels_take_the_current_score() -> None:
@@ -114,15 +115,15 @@ def test_still_pixels_take_the_current_score() -> None:
     still = torch.zeros(1, 8, 8, dtype=torch.bool)
     still[:, :, :4] = True
     aligned = align_previous(previous, current, torch.zeros(1, 2, 8, 8), still)
-    torch.testing.assert_close(aligned[..., :4], current[..., :4].detach())
-    torch.testing.assert_close(aligned[..., 4:], previous[..., 4:], atol=1e-5, rtol=0)
+    assert_close(aligned[..., :4], current[..., :4].detach())
+    assert_close(aligned[..., 4:], previous[..., 4:], SAMPLED)
     assert not aligned.requires_grad
 
 
 def test_segmenter_uses_the_still_mask(network: VideoSegmenter) -> None:
     network.eval()
     pair = make_pair()._replace(still=torch.ones(2, 48, 64, dtype=torch.bool))
-    torch.testing.assert_close(network(pair).previous_logits, network.frame_scores(pair.current).main)
+    assert_close(network(pair).previous_logits, network.frame_scores(pair.current).main, NETWORK)
 
 
 def test_tap_sees_the_current_frame_alone(network: VideoSegmenter) -> None:
@@ -152,8 +153,8 @@ def test_stream_equals_pairs(network: VideoSegmenter, batch: int) -> None:
     assert outputs[0].previous_logits is None
     for t in range(1, 4):
         expected = network(FramePair(frames[t], frames[t - 1], flows[t]))
-        torch.testing.assert_close(outputs[t].logits, expected.logits, atol=1e-5, rtol=0)
-        torch.testing.assert_close(outputs[t].previous_logits, expected.previous_logits, atol=1e-5, rtol=0)
+        assert_close(outputs[t].logits, expected.logits, NETWORK)
+        assert_close(outputs[t].previous_logits, expected.previous_logits, NETWORK)
 
 
 def test_stream_leaves_out_what_serves_training_alone(network: VideoSegmenter) -> None:
@@ -172,7 +173,7 @@ def test_stream_restarts_where_the_flow_is_missing(network: VideoSegmenter) -> N
     mix_strongly(network)
     frames, flow = torch.rand(3, 1, 3, 48, 64), torch.ones(1, 2, 48, 64)
     cut = [output.logits for output in network.stream(zip(frames, (None, flow, None), strict=True))]
-    torch.testing.assert_close(cut[2], network(FramePair(frames[2])).logits, atol=1e-5, rtol=0)
+    assert_close(cut[2], network(FramePair(frames[2])).logits, NETWORK)
 
 
 def stream_and_count(network: VideoSegmenter, count: int, every: int) -> list[int]:
@@ -279,12 +280,12 @@ def test_without_fusion_a_teacher_and_joint_pairs_see_single_frames(single: Vide
     pair, other = make_pair(), make_pair()
     alone = [single(FramePair(each.current)).logits.detach() for each in (pair, other)]
     answer = EmaTeacher(single, kind="self", statistics="running")(pair)
-    torch.testing.assert_close(answer.logits, alone[0], atol=1e-5, rtol=1e-4)
+    assert_close(answer.logits, alone[0], NETWORK)
     shared = pair._replace(previous=other.previous)
     for output, expected in zip(
         segment_together(single, [pair, shared, other]), [*alone[:1] * 2, alone[1]], strict=True
     ):
-        torch.testing.assert_close(output.logits.detach(), expected, atol=1e-5, rtol=1e-4)
+        assert_close(output.logits.detach(), expected, NETWORK)
 
 
 def test_without_fusion_a_stream_segments_each_frame(single: VideoSegmenter) -> None:
@@ -292,7 +293,7 @@ def test_without_fusion_a_stream_segments_each_frame(single: VideoSegmenter) -> 
     frames = torch.rand(3, 1, 3, 48, 64)
     flows = [None, *torch.randn(2, 1, 2, 48, 64).mul(4)]
     for output, frame in zip(single.stream(zip(frames, flows, strict=True)), frames, strict=True):
-        torch.testing.assert_close(output.logits, single(FramePair(frame)).logits, atol=1e-5, rtol=1e-4)
+        assert_close(output.logits, single(FramePair(frame)).logits, NETWORK)
 
 
 def test_without_fusion_there_is_no_group_for_it(single: VideoSegmenter) -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from closeness import NETWORK, assert_close, relative_difference
 from stcl.errors import SettingError
 from stcl.models import EmaTeacher, VideoSegmenter, build_segmenter, inference_statistics, recalibrate
 from stcl.models.statistics import norm_layers
@@ -54,12 +55,12 @@ def test_teacher_changes_nothing_and_drops_nothing(student: VideoSegmenter, kind
 def test_statistics_are_those_asked_for(student: VideoSegmenter) -> None:
     pair = make_pair()
     batch, running = EmaTeacher(student, statistics="batch")(pair), EmaTeacher(student, statistics="running")(pair)
-    torch.testing.assert_close(running.logits, student.eval()(pair).logits)
-    assert not torch.allclose(batch.logits, running.logits)
+    assert_close(running.logits, student.eval()(pair).logits, NETWORK)
+    assert relative_difference(batch.logits, running.logits) > 0.01
     for layer in student.modules():
         layer.training = isinstance(layer, nn.BatchNorm2d)  # batch statistics, no dropout
     both = student.frame_scores(torch.cat((pair.current, pair.previous)))  # of both frames of a pair together
-    torch.testing.assert_close(batch.logits, both.main[:2])  # W is still [identity, 0]
+    assert_close(batch.logits, both.main[:2], NETWORK)  # W is still [identity, 0]
 
 
 def test_average_is_exact(student: VideoSegmenter) -> None:
@@ -70,7 +71,7 @@ def test_average_is_exact(student: VideoSegmenter) -> None:
     for name, value in teacher.network.state_dict().items():
         new = student.state_dict()[name]
         expected = 0.9 * old[name] + 0.1 * new if value.is_floating_point() else new
-        torch.testing.assert_close(value, expected)
+        assert_close(value, expected)
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
 
 
@@ -136,8 +137,8 @@ def test_recalibration_gives_the_true_moments() -> None:
     frames = torch.randn(4, 2, 3, 6, 7) * 3 + 2
     assert recalibrate(network, (FramePair(batch) for batch in frames)) == 8
     pixels = frames.permute(0, 2, 1, 3, 4).flatten(2)  # (batches, 3, pixels)
-    torch.testing.assert_close(network.norm.running_mean, pixels.mean(-1).mean(0))
-    torch.testing.assert_close(network.norm.running_var, pixels.var(-1).mean(0))
+    assert_close(network.norm.running_mean, pixels.mean(-1).mean(0))
+    assert_close(network.norm.running_var, pixels.var(-1).mean(0))
     assert network.training and network.norm.training and network.norm.momentum == 0.3
 
 
@@ -159,4 +160,4 @@ def test_recalibration_without_frames_keeps_the_statistics() -> None:
     before = state_of(network)
     with pytest.raises(SettingError, match="no frame"):
         recalibrate(network, [])
-    torch.testing.assert_close(state_of(network), before)
+    assert_close(state_of(network), before)

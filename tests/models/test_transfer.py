@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from closeness import NETWORK, assert_close
 from stcl.errors import CheckpointError
 from stcl.models import VideoSegmenter, build_segmenter, load_weights, save_weights
 from stcl.models.transfer import transfer_weights
@@ -53,8 +54,8 @@ def test_other_classes_are_matched_by_name(tmp_path, pair):
     assert transfer_weights(fresh, save(tmp_path / "a.safetensors", trained), WANTED) == ["tree"]
     ours, theirs = fresh.frame_scores(pair.current), trained.frame_scores(pair.current)
     for mine, other in SHARED:
-        torch.testing.assert_close(ours.main[:, mine], theirs.main[:, other])
-        torch.testing.assert_close(ours.aux[:, mine], theirs.aux[:, other])
+        assert_close(ours.main[:, mine], theirs.main[:, other], NETWORK)
+        assert_close(ours.aux[:, mine], theirs.aux[:, other], NETWORK)
     after = fresh.state_dict()
     for name in [name for name in after if name.startswith("fusion.")]:
         assert torch.equal(after[name], before[name])
@@ -68,7 +69,7 @@ def test_the_same_classes_in_another_order_are_matched_by_name(tmp_path, pair):
     trained, fresh = build(5, 0), build(5, 1)
     assert transfer_weights(fresh, save(tmp_path / "a.safetensors", trained), STORED[::-1]) == []
     flipped = trained.frame_scores(pair.current).main.flip(1)
-    torch.testing.assert_close(fresh.frame_scores(pair.current).main, flipped)
+    assert_close(fresh.frame_scores(pair.current).main, flipped, NETWORK)
 
 
 def test_training_can_go_on_from_it(tmp_path, pair):
@@ -108,13 +109,13 @@ def test_fusion_may_be_on_either_side(tmp_path, pair, classes):
     columns = [STORED.index(name) if name in STORED else None for name in classes]
     for mine, other in enumerate(columns):
         if other is not None:
-            torch.testing.assert_close(ours[:, mine], theirs[:, other])
+            assert_close(ours[:, mine], theirs[:, other], NETWORK)
     with pytest.raises(CheckpointError, match=r"unexpected \(fusion.conv.weight\)|instead of"):
         load_weights(single, path)
     # and back: at first the fused scores are those of the frame
     fused = build(len(classes), 2)
     transfer_weights(fused, save(tmp_path / "b.safetensors", single, classes), classes)
-    torch.testing.assert_close(fused(pair).logits, single(pair).logits)
+    assert_close(fused(pair).logits, single(pair).logits, NETWORK)
 
 
 def refused(network: VideoSegmenter, path: Path, classes: tuple[str, ...], message: str) -> None:

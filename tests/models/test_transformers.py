@@ -11,6 +11,7 @@ import transformers
 from torch import Tensor, nn
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
+from closeness import NETWORK, assert_close
 from stcl.errors import MissingExtraError, SettingError
 from stcl.models import BACKBONES, HEADS, HeadSettings, VideoSegmenter, build_segmenter
 from stcl.models.dinov2 import Dinov2, fit_patches
@@ -64,7 +65,7 @@ def test_mit_equals_the_library_with_the_published_eps(size):
         expected = theirs().segformer(mit().normalise(image), output_hidden_states=True).hidden_states
     assert len(expected) == len(ours)
     for mine, other in zip(ours.values(), expected, strict=True):
-        torch.testing.assert_close(mine, other, atol=2e-5, rtol=1e-4)
+        assert_close(mine, other, NETWORK)
 
 
 def test_every_eps_is_the_published_one():
@@ -106,7 +107,7 @@ def test_mit_b5_is_the_published_one():
 def test_gelu_is_exact():
     activation = mit().encoder.stages[0].blocks[0].mlp.activation_fn
     values = torch.linspace(-4, 4, 101, dtype=torch.float64)
-    torch.testing.assert_close(activation(values), values * 0.5 * (1 + torch.erf(values / math.sqrt(2))))
+    assert_close(activation(values), values * 0.5 * (1 + torch.erf(values / math.sqrt(2))))
 
 
 def test_initial_weights_are_the_published_ones():
@@ -120,9 +121,9 @@ def test_initial_weights_are_the_published_ones():
 def test_mit_normalises_either_input():
     grey = torch.full((1, 3, 1, 1), 0.5)
     published, imagenet = (MixTransformer("b0", input=kind).normalise(grey).flatten() for kind in INPUTS)
-    torch.testing.assert_close(published, 127.5 - torch.tensor((104.00698793, 116.66876762, 122.67891434)))
+    assert_close(published, 127.5 - torch.tensor((104.00698793, 116.66876762, 122.67891434)))
     mean, std = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
-    torch.testing.assert_close(imagenet, (0.5 - mean) / std)
+    assert_close(imagenet, (0.5 - mean) / std)
 
 
 INPUTS = ("published", "imagenet")
@@ -171,7 +172,7 @@ def test_dinov2_equals_the_library(size):
     with torch.no_grad():
         expected = network(dinov2().normalise(image)).feature_maps
         for mine, other in zip(dinov2()(image).values(), expected, strict=True):
-            torch.testing.assert_close(mine, other, atol=2e-5, rtol=1e-4)
+            assert_close(mine, other, NETWORK)
 
 
 def test_a_frame_that_patches_do_not_divide_is_resized_evenly():
@@ -180,7 +181,7 @@ def test_a_frame_that_patches_do_not_divide_is_resized_evenly():
     fitted = fit_patches(ramp)
     assert fitted.shape[-2:] == (42, 70)
     places = (torch.arange(70) + 0.5) / 70
-    torch.testing.assert_close(fitted[0, 0, 5, 1:-1], places[1:-1], atol=1e-5, rtol=0)
+    assert_close(fitted[0, 0, 5, 1:-1], places[1:-1])
 
 
 def test_a_frozen_dinov2_learns_nothing_and_its_head_does():
@@ -206,10 +207,10 @@ def test_what_a_tap_changes_the_tokens_follow():
         spread = tokens[:, 1:].std(-1, correction=0, keepdim=True)
         moved = backbone._follow(tokens, change) - tokens
     for stage, features in plain.items():
-        torch.testing.assert_close(same[stage], features, atol=1e-5, rtol=1e-4)
+        assert_close(same[stage], features, NETWORK)
     assert moved[:, 0].abs().max() == 0
     large = gain.abs() > 0.1
-    torch.testing.assert_close((moved[:, 1:] * gain / spread)[..., large], change[..., large], atol=1e-3, rtol=1e-3)
+    assert_close((moved[:, 1:] * gain / spread)[..., large], change[..., large], 1e-3)
 
 
 # ---- heads ----
@@ -228,7 +229,7 @@ def test_mlp_head_equals_the_librarys():
     head.load_state_dict(state)
     levels = [torch.rand(2, width, 16 // 2**level, 24 // 2**level) for level, width in enumerate(config.hidden_sizes)]
     with torch.no_grad():
-        torch.testing.assert_close(head(*levels), expected(levels), atol=1e-5, rtol=1e-4)
+        assert_close(head(*levels), expected(levels), NETWORK)
 
 
 def test_daformer_head_follows_its_equation():
@@ -252,7 +253,7 @@ def test_daformer_head_follows_its_equation():
             branches.append(conv_bn_relu(state, f"{name}.pointwise_conv", deep))
         fused = conv_bn_relu(state, "fuse_layer.bottleneck", torch.cat(branches, dim=1))
         scores = nn.functional.conv2d(fused, state["conv_seg.weight"], state["conv_seg.bias"])
-        torch.testing.assert_close(head(fine, coarse), scores, atol=1e-5, rtol=1e-4)
+        assert_close(head(fine, coarse), scores, NETWORK)
 
 
 def conv_bn_relu(state: dict[str, Tensor], name: str, features: Tensor, dilation: int = 1, groups: int = 1) -> Tensor:
@@ -292,7 +293,7 @@ def test_heads_that_read_all_stages_follow_a_stream():
     frames, flow = torch.rand(2, 1, 3, 32, 48), torch.ones(1, 2, 32, 48)
     _, second = network.stream([(frames[0], None), (frames[1], flow)])
     with torch.no_grad():
-        torch.testing.assert_close(second.logits, network(FramePair(frames[1], frames[0], flow)).logits)
+        assert_close(second.logits, network(FramePair(frames[1], frames[0], flow)).logits, NETWORK)
 
 
 def test_the_published_vit_gives_scores_at_a_quarter():
@@ -335,4 +336,4 @@ def test_without_the_library_the_message_says_what_to_install(monkeypatch):
 def test_a_copy_computes_the_same():
     image = torch.rand(1, 3, 32, 32)
     with torch.no_grad():
-        torch.testing.assert_close(deepcopy(mit())(image), mit()(image))
+        assert_close(deepcopy(mit())(image), mit()(image), NETWORK)

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from closeness import NETWORK, assert_close
 from stcl.errors import SettingError
 from stcl.models import VideoSegmenter, build_segmenter
 from stcl.models.backbone import Backbone
@@ -36,14 +37,14 @@ class Local(Backbone):
 
 def test_one_view_is_the_network(network: VideoSegmenter) -> None:
     image = torch.rand(1, 3, 64, 96)
-    torch.testing.assert_close(FrameViews(network)(image), network(FramePair(image)).logits)
+    assert_close(FrameViews(network)(image), network(FramePair(image)).logits, NETWORK)
 
 
 def test_a_mirrored_view_makes_scores_mirror_with_the_frame(network: VideoSegmenter) -> None:
     image, views = torch.rand(1, 3, 64, 96), FrameViews(network, flip=True)
-    torch.testing.assert_close(views(image.flip(-1)), views(image).flip(-1), atol=1e-5, rtol=1e-4)
+    assert_close(views(image.flip(-1)), views(image).flip(-1), NETWORK)
     expected = (network(FramePair(image)).logits + network(FramePair(image.flip(-1))).logits.flip(-1)) / 2
-    torch.testing.assert_close(views(image), expected)
+    assert_close(views(image), expected, NETWORK)
 
 
 def test_scales_are_averaged_on_the_grid_of_the_frame(network: VideoSegmenter) -> None:
@@ -52,7 +53,7 @@ def test_scales_are_averaged_on_the_grid_of_the_frame(network: VideoSegmenter) -
     half = network(FramePair(scaled(image, 0.5))).logits
     assert half.shape[-2:] == (8, 12) and both.shape[-2:] == (16, 24)
     half = F.interpolate(half, (16, 24), mode="bilinear", align_corners=True)
-    torch.testing.assert_close(both, (half + network(FramePair(image)).logits) / 2)
+    assert_close(both, (half + network(FramePair(image)).logits) / 2, NETWORK)
 
 
 class Scores(Head):
@@ -70,7 +71,7 @@ def test_tiles_are_exact_where_the_network_looks_no_further() -> None:
     network = VideoSegmenter(Local(), Scores(), None, None).eval()
     image = torch.rand(1, 3, 160, 232)
     whole = network.main_scores(image)
-    torch.testing.assert_close(FrameViews(network, tile=(64, 96))(image), whole, atol=1e-5, rtol=1e-4)
+    assert_close(FrameViews(network, tile=(64, 96))(image), whole, NETWORK)
 
 
 class Edged(Local):
@@ -88,7 +89,7 @@ def test_tiles_of_a_network_with_cells_on_both_edges() -> None:
     image = torch.rand(1, 3, 200, 256)
     whole = network.main_scores(image)
     assert whole.shape[-2:] == (26, 33)
-    torch.testing.assert_close(FrameViews(network, tile=(128, 160))(image), whole, atol=1e-5, rtol=1e-4)
+    assert_close(FrameViews(network, tile=(128, 160))(image), whole, NETWORK)
 
 
 def test_resnets_take_tiles() -> None:

@@ -5,6 +5,7 @@ import kornia.enhance as kornia
 import pytest
 import torch
 
+from closeness import SAMPLED, assert_close
 from stcl.errors import SettingError
 from stcl.labels import IGNORE
 from stcl.ops.augment import (
@@ -62,7 +63,7 @@ def test_all_frames_of_a_clip_get_the_same_augmentation():
     for seed in range(5):
         augmented = strong_augment(frame.expand(4, 3, 3, 16, 24), StrongAugmentation(), generator(seed))
         for t in (1, 2):
-            torch.testing.assert_close(augmented[:, t], augmented[:, 0], atol=1e-5, rtol=0)
+            assert_close(augmented[:, t], augmented[:, 0])
 
 
 def test_one_colour_map_for_frames_of_different_brightness():
@@ -72,7 +73,7 @@ def test_one_colour_map_for_frames_of_different_brightness():
     frames[:, 1, :, :8] = frames[:, 0, :, :8]
     settings = StrongAugmentation(jitter_probability=1, grey_probability=0, blur_probability=0)
     augmented = strong_augment(frames, settings, generator())
-    torch.testing.assert_close(augmented[:, 0, :, :8], augmented[:, 1, :, :8])
+    assert_close(augmented[:, 0, :, :8], augmented[:, 1, :, :8])
     assert (augmented - frames).abs().max() > 0.05
 
 
@@ -131,7 +132,7 @@ def test_larger_kernels_blur_more():
         spread.append(strong_augment(frames, settings, generator()).std().item())
     assert spread == sorted(spread, reverse=True)
     constant = torch.full_like(frames, 0.4)
-    torch.testing.assert_close(strong_augment(constant, settings, generator()), constant)
+    assert_close(strong_augment(constant, settings, generator()), constant)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -147,7 +148,7 @@ def test_jitter_equals_an_independent_library(seed):
     expected = kornia.adjust_saturation_with_gray_subtraction(expected, 2.2 * draw[3])
     expected = kornia.adjust_hue(expected, (2 * draw[4] - 1) * 0.3 * 2 * torch.pi)
     expected = expected.view(6, 3, 2, 16, 24).transpose(1, 2)
-    torch.testing.assert_close(strong_augment(frames, settings, generator(7)), expected, atol=1e-5, rtol=0)
+    assert_close(strong_augment(frames, settings, generator(7)), expected)
 
 
 @pytest.mark.parametrize("size", [3, 7])
@@ -189,16 +190,16 @@ def test_nothing_is_read_back_to_the_host(monkeypatch):
 # ---- geometry ----
 
 
-def assert_same_clip(a, b, **tolerance):
-    torch.testing.assert_close(a.frames, b.frames, **tolerance)
+def assert_same_clip(a, b, tolerance=None):
+    assert_close(a.frames, b.frames, tolerance)
     assert torch.equal(a.labels, b.labels)
     for key in a.flows:
-        torch.testing.assert_close(a.flows[key], b.flows[key], **tolerance)
+        assert_close(a.flows[key], b.flows[key], tolerance)
 
 
 def test_flip_twice_is_the_identity():
     clip, chosen = random_clip(3), torch.tensor([True, False, True])
-    assert_same_clip(flip_clip(flip_clip(clip, chosen), chosen), clip, atol=0, rtol=0)
+    assert_same_clip(flip_clip(flip_clip(clip, chosen), chosen), clip, 0.0)
 
 
 def test_flip_moves_the_chosen_clips_only():
@@ -208,14 +209,14 @@ def test_flip_moves_the_chosen_clips_only():
     assert torch.equal(flipped.labels[0], clip.labels[0].flip(-1))
     assert torch.equal(flipped.flow(0, -1)[0, 0], -clip.flow(0, -1)[0, 0].flip(-1))
     assert torch.equal(flipped.flow(0, -1)[0, 1], clip.flow(0, -1)[0, 1].flip(-1))
-    assert_same_clip(flipped.map(lambda tensor: tensor[1]), clip.map(lambda tensor: tensor[1]), atol=0, rtol=0)
+    assert_same_clip(flipped.map(lambda tensor: tensor[1]), clip.map(lambda tensor: tensor[1]), 0.0)
 
 
 def test_flip_commutes_with_warp():
     clip = random_clip()
     flipped = flip_clip(clip, torch.tensor([True, True]))
     there = warp(clip.frame(-1), clip.flow(0, -1)).flip(-1)
-    torch.testing.assert_close(warp(flipped.frame(-1), flipped.flow(0, -1)), there, atol=1e-5, rtol=0)
+    assert_close(warp(flipped.frame(-1), flipped.flow(0, -1)), there, SAMPLED)
 
 
 def test_clips_without_labels_or_flow():
@@ -245,8 +246,8 @@ def test_rescale_scales_flow_per_axis():
     clip = random_clip()
     clip.flows[0, -1] = torch.ones(2, 2, 16, 24) * torch.tensor([6.0, 4.0]).view(2, 1, 1)
     small = rescale_clip(clip, (4, 12))
-    torch.testing.assert_close(small.flow(0, -1)[:, 0], torch.full((2, 4, 12), 3.0))
-    torch.testing.assert_close(small.flow(0, -1)[:, 1], torch.full((2, 4, 12), 1.0))
+    assert_close(small.flow(0, -1)[:, 0], torch.full((2, 4, 12), 3.0))
+    assert_close(small.flow(0, -1)[:, 1], torch.full((2, 4, 12), 1.0))
 
 
 def test_rescale_by_whole_factors():
@@ -301,9 +302,9 @@ def zoomed(clip, factor, x, y):
 def test_a_zoom_of_one_changes_nothing():
     clip = random_clip()
     same = zoomed(clip, 1.0, 5, 7)
-    torch.testing.assert_close(same.frames, clip.frames)
+    assert_close(same.frames, clip.frames)
     assert torch.equal(same.labels, clip.labels) and same.labels.dtype == clip.labels.dtype
-    torch.testing.assert_close(same.flow(0, -1), clip.flow(0, -1))
+    assert_close(same.flow(0, -1), clip.flow(0, -1))
 
 
 def test_a_zoom_enlarges_frames_labels_and_flow_together():
@@ -313,7 +314,7 @@ def test_a_zoom_enlarges_frames_labels_and_flow_together():
     assert (rows.min(), rows.max()) == (5, 16) and (columns.min(), columns.max()) == (13, 24)
     seen = clip.frames[0, 0, 0] > 3 / 8
     assert (seen != (clip.labels[0, 0] == 3)).sum() == 4  # interpolation rounds the corners off
-    torch.testing.assert_close(clip.flow(0, -1), torch.full((1, 2, 32, 32), 3.0))
+    assert_close(clip.flow(0, -1), torch.full((1, 2, 32, 32), 3.0))
 
 
 def test_what_a_smaller_clip_does_not_show_has_no_label():
@@ -330,6 +331,6 @@ def test_each_clip_is_zoomed_by_itself():
     both = zoom_clip(clip, factor, fixed)
     for i in range(2):
         one = zoom_clip(clip.select(torch.tensor([i])), factor[i : i + 1], fixed[i : i + 1])
-        torch.testing.assert_close(both.frames[i], one.frames[0])
+        assert_close(both.frames[i], one.frames[0])
         assert torch.equal(both.labels[i], one.labels[0])
-        torch.testing.assert_close(both.frames[i, :, :, *fixed[i].flip(0)], clip.frames[i, :, :, *fixed[i].flip(0)])
+        assert_close(both.frames[i, :, :, *fixed[i].flip(0)], clip.frames[i, :, :, *fixed[i].flip(0)])

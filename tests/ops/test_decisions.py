@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from closeness import assert_close
 from stcl.ops.decisions import decide
 from stcl.ops.losses import upsample
 
@@ -14,9 +15,9 @@ def test_bands_equal_the_whole(size: tuple[int, int], grid: tuple[int, int]) -> 
     labels, confidence = decide(scores, size)
     expected = upsample(scores[None], size).softmax(1)[0]
     assert labels.shape == confidence.shape == size and labels.dtype == torch.uint8
-    torch.testing.assert_close(confidence, expected.max(0).values, atol=1e-4, rtol=0)
+    assert_close(confidence, expected.max(0).values, 1e-4)
     chosen = expected.gather(0, labels.long()[None])[0]  # ties may fall either way
-    torch.testing.assert_close(chosen, expected.max(0).values, atol=1e-4, rtol=0)
+    assert_close(chosen, expected.max(0).values, 1e-4)
 
 
 def test_confidence_is_made_only_if_wanted() -> None:

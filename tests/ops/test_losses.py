@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from closeness import assert_close
 from stcl.labels import IGNORE
 from stcl.ops.losses import cross_entropy, entropy, segmentation_loss, upsample
 from stcl.types import SegOutput
@@ -39,14 +40,14 @@ def test_zero_when_perfect():
 def test_equals_torch(dtype):
     labels, logits = random_labels(dtype=dtype), random_logits()
     expected = F.cross_entropy(logits, labels.long(), ignore_index=IGNORE)
-    torch.testing.assert_close(cross_entropy(logits, labels), expected)
+    assert_close(cross_entropy(logits, labels), expected)
 
 
 def test_equals_the_definition():
     labels, logits = random_labels(), random_logits()
     known = labels != IGNORE
     log = logits.log_softmax(1).permute(0, 2, 3, 1)[known]
-    torch.testing.assert_close(cross_entropy(logits, labels), -log[range(len(log)), labels[known]].mean())
+    assert_close(cross_entropy(logits, labels), -log[range(len(log)), labels[known]].mean())
 
 
 def test_ignored_pixels_neither_count_nor_train():
@@ -56,7 +57,7 @@ def test_ignored_pixels_neither_count_nor_train():
     loss.backward()
     assert (logits.grad[ignored] == 0).all()
     assert (logits.grad[~ignored] != 0).all()
-    torch.testing.assert_close(cross_entropy(torch.where(ignored, 7.0, logits), labels), loss)
+    assert_close(cross_entropy(torch.where(ignored, 7.0, logits), labels), loss)
 
 
 @pytest.mark.parametrize("weight", [None, torch.ones(2, *SIZE)])
@@ -73,22 +74,22 @@ def test_weights_scale_their_pixels():
     weight = torch.rand(2, *SIZE, generator=generator(4))
     each = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
     expected = (each * weight).sum() / (labels != IGNORE).sum()
-    torch.testing.assert_close(cross_entropy(logits, labels, weight), expected)
-    torch.testing.assert_close(cross_entropy(logits, labels, torch.ones(())), cross_entropy(logits, labels))
+    assert_close(cross_entropy(logits, labels, weight), expected)
+    assert_close(cross_entropy(logits, labels, torch.ones(())), cross_entropy(logits, labels))
 
 
 def test_an_unsure_batch_counts_less_than_a_sure_one():
     # one weight an image, as by the share of sure pixels: the sum of weights is not divided away
     labels, logits = random_labels(), random_logits()
     half = cross_entropy(logits, labels, torch.full((2, 1, 1), 0.5))
-    torch.testing.assert_close(half, cross_entropy(logits, labels) / 2)
+    assert_close(half, cross_entropy(logits, labels) / 2)
 
 
 def test_scores_are_upsampled_to_the_labels_with_aligned_corners():
     labels, logits = random_labels(), random_logits(size=(3, 4))
     large = F.interpolate(logits, SIZE, mode="bilinear", align_corners=True)
-    torch.testing.assert_close(cross_entropy(logits, labels), cross_entropy(large, labels))
-    torch.testing.assert_close(upsample(logits, SIZE)[..., ::7, ::11], logits[..., :: 3 - 1, :: 4 - 1])  # corners
+    assert_close(cross_entropy(logits, labels), cross_entropy(large, labels))
+    assert_close(upsample(logits, SIZE)[..., ::7, ::11], logits[..., :: 3 - 1, :: 4 - 1])  # corners
     assert upsample(large, SIZE) is large
 
 
@@ -96,7 +97,7 @@ def test_half_precision_scores_are_summed_in_single():
     labels, logits = random_labels(), random_logits()
     loss = cross_entropy(logits.bfloat16(), labels)
     assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss, cross_entropy(logits.bfloat16().float(), labels))
+    assert_close(loss, cross_entropy(logits.bfloat16().float(), labels))
 
 
 @pytest.mark.parametrize("size", [SIZE, (3, 4), (4, 12)])
@@ -109,7 +110,7 @@ def test_the_gradient_equals_torchs(size, layout, dtype):
     each = F.cross_entropy(large, labels, ignore_index=IGNORE, reduction="none")
     (expected,) = torch.autograd.grad(7 * (each * weight).sum() / (labels != IGNORE).sum(), logits)
     (found,) = torch.autograd.grad(7 * cross_entropy(logits, labels, weight), logits)
-    torch.testing.assert_close(found, expected)
+    assert_close(found, expected)
     assert found.dtype == dtype
 
 
@@ -132,24 +133,24 @@ def test_nothing_of_full_size_waits_for_the_backward_pass():
 def test_auxiliary_scores_add_their_share():
     labels, main, aux = random_labels(), random_logits(), random_logits(3, (4, 6))
     expected = cross_entropy(main, labels) + 0.1 * cross_entropy(aux, labels)
-    torch.testing.assert_close(segmentation_loss(SegOutput(main, aux, {}), labels), expected)
+    assert_close(segmentation_loss(SegOutput(main, aux, {}), labels), expected)
     for output, aux_weight in ((SegOutput(main, aux, {}), 0.0), (SegOutput(main, None, {}), 0.1)):
         alone = segmentation_loss(output, labels, aux_weight=aux_weight)
-        torch.testing.assert_close(alone, cross_entropy(main, labels))
+        assert_close(alone, cross_entropy(main, labels))
 
 
 def test_auxiliary_scores_take_the_weights_too():
     labels, main, aux = random_labels(), random_logits(), random_logits(3)
     weight = torch.rand(2, *SIZE, generator=generator(4))
     expected = cross_entropy(main, labels, weight) + 0.5 * cross_entropy(aux, labels, weight)
-    torch.testing.assert_close(segmentation_loss(SegOutput(main, aux, {}), labels, weight, aux_weight=0.5), expected)
+    assert_close(segmentation_loss(SegOutput(main, aux, {}), labels, weight, aux_weight=0.5), expected)
 
 
 def test_entropy_is_in_nats():
     uniform = torch.full((1, CLASSES, 2, 2), 1 / CLASSES)
     torch.testing.assert_close(entropy(uniform), torch.full((1, 2, 2), math.log(CLASSES)))
     certain = F.one_hot(torch.zeros(1, 2, 2, dtype=torch.long), CLASSES).permute(0, 3, 1, 2).float()
-    torch.testing.assert_close(entropy(certain), torch.zeros(1, 2, 2))
+    assert_close(entropy(certain), torch.zeros(1, 2, 2))
     probabilities = random_logits().softmax(1)
     expected = torch.distributions.Categorical(probabilities.permute(0, 2, 3, 1)).entropy()
     torch.testing.assert_close(entropy(probabilities), expected)

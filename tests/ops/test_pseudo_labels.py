@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from closeness import assert_close
 from stcl.errors import SettingError
 from stcl.labels import IGNORE
 from stcl.ops.pseudo_labels import (
@@ -54,7 +55,7 @@ def test_arg_max_and_its_probability():
     logits = random_logits()
     labels, confidence, certainty = labels_of(logits, SIZE)
     assert torch.equal(labels, logits.argmax(1))
-    torch.testing.assert_close(confidence, logits.softmax(1).amax(1))
+    assert_close(confidence, logits.softmax(1).amax(1))
     assert labels.dtype == torch.int64
     assert confidence.min() >= 1 / CLASSES - 1e-6 and confidence.max() <= 1
     assert torch.equal(certainty, confidence)
@@ -89,7 +90,7 @@ def test_labels_move_with_the_flow():
 def test_without_motion_the_flow_changes_nothing():
     logits = random_logits()
     with_flow, without = labels_of(logits, SIZE, torch.zeros(2, 2, *SIZE)), labels_of(logits, SIZE)
-    torch.testing.assert_close(with_flow, without, atol=1e-5, rtol=0)
+    assert_close(with_flow, without)
 
 
 def test_pixels_from_outside_have_no_label_and_no_confidence():
@@ -110,7 +111,7 @@ def test_probabilities_are_warped_not_labels():
     confidence = labels_of(logits_of(labels, 0.98), SIZE, flow).confidence[0, 0, :-1]
     expected = torch.full((11,), 0.98)
     expected[5] = (0.98 + 0.02 / 3) / 2
-    torch.testing.assert_close(confidence, expected, atol=1e-4, rtol=0)
+    assert_close(confidence, expected, 1e-4)
 
 
 def test_scores_are_upsampled_to_the_frame_before_warping():
@@ -123,7 +124,7 @@ def test_flipped_probabilities_are_warped_with_flipped_flow():
     flow = torch.randn(2, 2, *SIZE, generator=generator(1)) * 3
     flipped = labels_of(logits.flip(-1), SIZE, flip_flow(flow))
     there = labels_of(logits, SIZE, flow)
-    torch.testing.assert_close(flipped.confidence.flip(-1), there.confidence, atol=1e-4, rtol=0)
+    assert_close(flipped.confidence.flip(-1), there.confidence, 1e-4)
     assert (flipped.labels.flip(-1) != there.labels).float().mean() < 0.02  # ties within rounding
 
 
@@ -209,7 +210,7 @@ def test_confidences_are_counted_class_by_class():
 )
 def test_the_most_confident_share_of_each_class_is_kept(share, highest, thresholds, kept):
     found = class_thresholds(confidence_histogram(ladder(), 3), share, highest)
-    torch.testing.assert_close(found, torch.tensor(thresholds))
+    assert_close(found, torch.tensor(thresholds))
     weights = class_weights(ladder(), found)
     assert weights.shape == (1, 3, 5) and weights.dtype == torch.float32
     assert [int(weights[ladder().labels == label].sum()) for label in (0, 1, IGNORE)] == [*kept, 0]
@@ -241,9 +242,9 @@ def test_a_class_counts_as_much_as_it_is_sure():
     confidence = torch.tensor([[[0.985, 0.995, 0.975, 0.5, 0.3, 0.995, 0.0, 0.2]]])
     pseudo = with_confidence(labels, confidence)
     shares = class_shares(confidence_histogram(pseudo, 4), 0.97)
-    torch.testing.assert_close(shares, torch.tensor([0.75, 0.5, 0.0, 0.0]))  # the last class has no pixel
+    assert_close(shares, torch.tensor([0.75, 0.5, 0.0, 0.0]))  # the last class has no pixel
     weight = reliability_weights(pseudo, shares)
-    torch.testing.assert_close(weight, torch.tensor([[[0.75, 0.75, 0.75, 0.75, 0.5, 0.5, 0.0, 0.0]]]))
+    assert_close(weight, torch.tensor([[[0.75, 0.75, 0.75, 0.75, 0.5, 0.5, 0.0, 0.0]]]))
 
 
 # ---- labels of the highest expected IoU ----
@@ -261,7 +262,7 @@ def test_expected_counts_of_sure_labels_are_those_of_a_confusion_matrix():
     known = labels != IGNORE
     right = torch.bincount(truth[known & (truth == labels)], minlength=CLASSES)
     both = (torch.bincount(those[known], minlength=CLASSES) for those in (labels, truth))
-    torch.testing.assert_close(counts, torch.stack((right, *both)).float())
+    assert_close(counts, torch.stack((right, *both)).float())
 
 
 def test_sure_pixels_keep_their_class():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from closeness import assert_close
 from stcl.ops.quality import (
     BOUNDARY_GROUPS,
     CONFIDENCE_EDGES,
@@ -123,11 +124,11 @@ def test_sums_over_parts_are_sums_over_all_and_rare_classes_are_left_out():
     whole = feature_sums(features, labels, 3)
     parts = feature_sums(features[:1], labels[:1], 3) + feature_sums(features[1:], labels[1:], 3)
     for one, two in ((whole.count, parts.count), (whole.total, parts.total), (whole.squares, parts.squares)):
-        torch.testing.assert_close(one, two)
+        assert_close(one, two)
     small = labels[:, ::2, ::2]
     chosen = features.permute(0, 2, 3, 1)[small == 1].double()
     assert whole.count[1] == len(chosen)
-    torch.testing.assert_close(whole.mean[1], chosen.mean(0))
-    torch.testing.assert_close(whole.scatter[1], (chosen - chosen.mean(0)).square().sum())
+    assert_close(whole.mean[1], chosen.mean(0))
+    assert_close(whole.scatter[1], (chosen - chosen.mean(0)).square().sum())
     assert domain_distance(whole, whole)[:2].tolist() == [0, 0]
     assert domain_distance(whole, whole)[2].isnan()

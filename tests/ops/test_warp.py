@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from closeness import SAMPLED, assert_close
 from stcl.ops.warp import compose_flow, consistent, flip_flow, inside, photometric_error, resize_flow, warp
 from stcl.twinstreets import STYLE_NAMES, StreetClip, get_style
 
@@ -45,7 +46,7 @@ def clamp_corners(image, flow):
 
 def test_no_flow_is_the_identity():
     image = random_image()
-    torch.testing.assert_close(warp(image, torch.zeros(2, 2, *SIZE)), image, atol=1e-5, rtol=0)
+    assert_close(warp(image, torch.zeros(2, 2, *SIZE)), image, SAMPLED)
 
 
 @pytest.mark.parametrize(("u", "v"), [(2, 0), (0, 3), (-3, 1), (1, -2)])
@@ -55,13 +56,13 @@ def test_whole_pixels_are_a_roll(u, v):
     visible = inside(constant_flow(u, v)).expand_as(image[:, 0])
     assert visible.sum() == (SIZE[0] - abs(v)) * (SIZE[1] - abs(u))
     warped = warp(image, constant_flow(u, v))
-    torch.testing.assert_close(warped[:, :, visible[0]], rolled[:, :, visible[0]], atol=1e-5, rtol=0)
+    assert_close(warped[:, :, visible[0]], rolled[:, :, visible[0]], SAMPLED)
 
 
 @pytest.mark.parametrize("spread_px", [0.5, 4.0, 40.0])
 def test_equals_an_independent_corner_clamped_resampler(spread_px):
     image, flow = random_image(), random_flow(spread_px=spread_px)
-    torch.testing.assert_close(warp(image, flow), clamp_corners(image, flow), atol=2e-5, rtol=0)
+    assert_close(warp(image, flow), clamp_corners(image, flow), SAMPLED)
 
 
 def test_flow_points_into_the_other_frame():
@@ -71,14 +72,14 @@ def test_flow_points_into_the_other_frame():
     flow = torch.zeros(1, 2, *SIZE)
     flow[0, :, 3, 4] = torch.tensor((5.0, 2.0))
     warped = warp(frame_b, flow)[0, 0]
-    assert warped[3, 4] == pytest.approx(1, abs=1e-5)
-    assert warped.sum() == pytest.approx(2, abs=1e-4)  # and the dot itself, where nothing moves
+    assert_close(warped[3, 4], torch.tensor(1.0), SAMPLED)
+    assert_close(warped.sum(), torch.tensor(2.0), SAMPLED)  # and the dot itself, where nothing moves
 
 
 def test_outside_takes_the_border():
     image = random_image(1)
     warped = warp(image, constant_flow(100, -100))
-    torch.testing.assert_close(warped, image[..., :1, -1:].expand_as(image), atol=1e-5, rtol=0)
+    assert_close(warped, image[..., :1, -1:].expand_as(image), SAMPLED)
 
 
 def test_nearest_gives_existing_values():
@@ -90,7 +91,7 @@ def test_nearest_gives_existing_values():
 def test_gradient_reaches_the_image():
     image = random_image().requires_grad_()
     warp(image, random_flow()).sum().backward()
-    assert image.grad.sum() == pytest.approx(image.numel(), rel=1e-4)  # weights of a pixel sum to one
+    assert_close(image.grad.sum(), torch.tensor(float(image.numel())), SAMPLED)  # weights of a pixel sum to one
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -98,7 +99,7 @@ def test_flip_commutes_with_warp(seed):
     """A flipped clip needs flow with u negated; flipped probabilities are warped with flipped flow."""
     probabilities, flow = random_image(channels=5, seed=seed).softmax(1), random_flow(seed=seed + 10)
     there = warp(probabilities, flow).flip(-1)
-    torch.testing.assert_close(warp(probabilities.flip(-1), flip_flow(flow)), there, atol=1e-5, rtol=0)
+    assert_close(warp(probabilities.flip(-1), flip_flow(flow)), there, SAMPLED)
     assert (warp(probabilities.flip(-1), flow.flip(-1)) - there).abs().max() > 0.01  # mirrored only: wrong
     assert (warp(probabilities.flip(-1), flow) - there).abs().max() > 0.01  # untouched: wrong
 
@@ -114,8 +115,8 @@ def test_rescaling_multiplies_each_axis_by_its_own_ratio(align_corners):
     flow = constant_flow(6, 4, size=(16, 24))
     small = resize_flow(flow, (4, 12), align_corners)
     assert small.shape == (1, 2, 4, 12)
-    torch.testing.assert_close(small[:, 0], torch.full((1, 4, 12), 3.0))
-    torch.testing.assert_close(small[:, 1], torch.full((1, 4, 12), 1.0))
+    assert_close(small[:, 0], torch.full((1, 4, 12), 3.0))
+    assert_close(small[:, 1], torch.full((1, 4, 12), 1.0))
     assert resize_flow(flow, (16, 24), align_corners) is flow
 
 
@@ -124,14 +125,14 @@ def test_rescaled_flow_of_a_zooming_camera():
     ramp = torch.arange(8.0).view(1, 1, 1, 8).expand(1, 2, 6, 8)
     doubled = resize_flow(ramp, (12, 16), align_corners=False)
     centres = ((torch.arange(16.0) + 0.5) / 2 - 0.5).clamp(0, 7) * 2
-    torch.testing.assert_close(doubled[0, 0, 0], centres)
+    assert_close(doubled[0, 0, 0], centres)
     corners = resize_flow(ramp, (12, 16), align_corners=True)[0, 0, 0]
-    torch.testing.assert_close(corners, torch.linspace(0, 7, 16) * 2)
+    assert_close(corners, torch.linspace(0, 7, 16) * 2)
 
 
 def test_composition_of_constant_flows_adds():
     total = compose_flow(constant_flow(2, -1), constant_flow(-0.5, 3))
-    torch.testing.assert_close(total, constant_flow(1.5, 2))
+    assert_close(total, constant_flow(1.5, 2))
 
 
 def test_composed_flow_warps_like_two_warps():
@@ -139,7 +140,7 @@ def test_composed_flow_warps_like_two_warps():
     bc = torch.randint(-2, 3, (1, 2, *SIZE), generator=generator(3)).float()
     once, twice = warp(image, compose_flow(ab, bc)), warp(warp(image, bc), ab)
     visible = inside(ab)
-    torch.testing.assert_close(once[:, :, visible[0]], twice[:, :, visible[0]], atol=1e-4, rtol=0)
+    assert_close(once[:, :, visible[0]], twice[:, :, visible[0]], SAMPLED)
 
 
 def test_inside_ends_at_the_last_pixel_centre():
@@ -158,16 +159,16 @@ def test_flow_that_explains_a_shifted_image_has_no_error():
     frame = other.roll((1, -2), dims=(-2, -1))
     error = photometric_error(frame, other, flow)
     assert error.shape == (1, *SIZE) and error.dtype == torch.float32
-    torch.testing.assert_close(error[inside(flow)], torch.zeros(int(inside(flow).sum())), atol=1e-5, rtol=0)
+    assert_close(error[inside(flow)], torch.zeros(int(inside(flow).sum())), SAMPLED, scale=1)
     assert (error[~inside(flow)] == 1).all() and (~inside(flow)).any()
     assert photometric_error(frame, other, constant_flow(0, 0)).mean() > 0.2
 
 
 def test_the_error_is_the_mean_over_the_colours():
     frame, other = torch.zeros(1, 3, *SIZE), torch.tensor((0.1, 0.2, 0.6)).view(1, 3, 1, 1).expand(1, 3, *SIZE)
-    torch.testing.assert_close(photometric_error(frame, other, constant_flow(0, 0)), torch.full((1, *SIZE), 0.3))
+    assert_close(photometric_error(frame, other, constant_flow(0, 0)), torch.full((1, *SIZE), 0.3))
     half = photometric_error(frame.half(), other.half(), constant_flow(0, 0).half())
-    torch.testing.assert_close(half, torch.full((1, *SIZE), 0.3), atol=1e-3, rtol=0)
+    assert_close(half, torch.full((1, *SIZE), 0.3), 1e-3)
 
 
 @pytest.mark.parametrize("style", STYLE_NAMES)
