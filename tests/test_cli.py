@@ -13,6 +13,7 @@ import yaml
 from torchmetrics.classification import MulticlassJaccardIndex
 
 import stcl
+from closeness import assert_close
 from stcl.cli import main
 from stcl.labels import get_space
 
@@ -145,7 +146,7 @@ def test_scores_are_torchmetrics_of_the_confusion_matrix_in_percent(world, metho
     jaccard = MulticlassJaccardIndex(len(SPACE), average="none", zero_division=float("nan"))
     iou = 100 * jaccard(prediction, truth).double()
     stored = torch.tensor([float("nan") if score is None else score for score in results["iou"].values()])
-    torch.testing.assert_close(stored.double(), iou, atol=2e-3, rtol=0, equal_nan=True)
+    assert_close(stored.double(), iou, 2e-3, scale=1)
     assert results["miou"] == pytest.approx(float(iou[list(SPACE.reported)].nanmean()), abs=2e-3)
 
 
@@ -179,7 +180,7 @@ def test_help_answers_at_once(command):
     code = f"import sys; from stcl.cli import main\ntry: main({words!r})\nfinally: print(*sys.modules, file=sys.stderr)"
     for _ in range(3):
         started = time.monotonic()
-        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
         seconds = time.monotonic() - started
         if seconds < 1.5:
             break

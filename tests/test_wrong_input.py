@@ -361,7 +361,7 @@ def test_arguments(refuse, words, message):
 
 def test_as_a_process():
     command = [sys.executable, "-m", "stcl.cli", "data", "render", "--out", "x", "--layout", "viper", "--style", "red"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr.startswith("stcl: error: argument --style: invalid choice: 'red'")

@@ -184,7 +184,7 @@ def test_forked_workers_open_files_of_their_own(encoded, tmp_path) -> None:
     expected, frames = sequential(path), Numbered(path, tmp_path)
     for number in range(12):  # open files, which a fork must neither share nor close
         frames[number]
-    loader = DataLoader(frames, batch_size=None, num_workers=2, multiprocessing_context="fork", timeout=60)
+    loader = DataLoader(frames, batch_size=None, num_workers=2, multiprocessing_context="fork", timeout=300)
     for number, picture in enumerate(loader):
         assert np.array_equal(picture, expected[number])
         if number % 5 == 0:

@@ -31,7 +31,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         for rank in range(2)
     ]
     try:
-        errors = [process.communicate(timeout=120)[1].decode() for process in started]
+        errors = [process.communicate(timeout=300)[1].decode() for process in started]
     finally:
         for process in started:
             process.kill()

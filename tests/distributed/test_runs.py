@@ -44,7 +44,7 @@ def start(command, *words):
 
 
 def finish(process):
-    output, told = process.communicate(timeout=180)
+    output, told = process.communicate(timeout=300)
     assert process.returncode == 0, told
     return output, told
 
@@ -55,12 +55,12 @@ def test_two_processes_stop_and_go_on_exactly(world, capsys):
     output, _ = finish(start(LAUNCH, world / "config.yaml", "--out", whole))
     assert output.count("Finished") == 1  # one process writes and speaks
     process = start(LAUNCH, world / "config.yaml", "--out", run)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not (run / "metrics.csv").exists() or len((run / "metrics.csv").read_text().splitlines()) < 5:
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=180)
+    _, told = process.communicate(timeout=300)
     assert process.returncode == 75, told
     assert "stopped by SIGTERM after step" in told
     stopped = read_checkpoint(run / "checkpoints" / "last.ckpt")

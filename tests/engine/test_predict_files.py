@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 import stcl
+from closeness import assert_close
 from stcl.cli import main
 from stcl.data.io import read_label, write_image
 from stcl.engine import recording
@@ -96,8 +97,8 @@ def test_everything_that_can_be_kept(predict, street, tmp_path, read_video) -> N
     for result, row in zip(results, rows, strict=True):
         assert np.array_equal(read_label(out / "labels" / f"{result.name}.png"), result.labels)
         grey = read_label(out / "confidence" / f"{result.name}.png")
-        np.testing.assert_allclose(grey / 255, result.confidence, atol=0.5 / 255 + 1e-6)
-        np.testing.assert_allclose([float(cell) for cell in row[4:]], result.shares, atol=1e-6)
+        assert_close(grey / 255, result.confidence, 0.5 / 255 + 1e-6, scale=1)
+        assert_close([float(cell) for cell in row[4:]], result.shares, 1e-6, scale=1)
     assert [row[0] for row in rows if row[3] == "1"] == ["0", "7"]
     record = json.loads((out / "prediction.json").read_text())
     assert (record["state"], record["frames"], record["restarts"]) == ("finished", 12, [0, 7])
@@ -155,7 +156,7 @@ def test_after_a_kill_it_goes_on_as_if_nothing_had_been(
     command = ["predict", str(street), *options, *fixed]
     parts = tmp_path / "killed" / "long" / ".parts"
     process = start_stcl(tmp_path / "log.txt", *command)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while len(list(parts.glob("*.json"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.002)
     process.kill()

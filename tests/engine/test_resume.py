@@ -72,7 +72,7 @@ def rows(run: Path) -> int:
 
 def wait_for_row(process: BaseProcess, run: Path, number: int) -> None:
     """Until the run has logged more than ``number`` rows."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while rows(run) <= number and process.is_alive():
         assert time.monotonic() < deadline, "training does not begin"
         time.sleep(0.005)

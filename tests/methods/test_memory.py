@@ -110,8 +110,8 @@ def test_the_first_labels_are_chosen_by_their_own_counts():
     chosen = memory.choose(probabilities, pseudo)
     assert torch.equal(chosen.labels, expected_iou_labels(probabilities, expected_counts(probabilities, pseudo.labels)))
     assert chosen.labels[0, 0].all() and torch.equal(chosen.certainty, pseudo.certainty)
-    torch.testing.assert_close(chosen.confidence[0, 0], torch.full((10,), 0.45))  # its own, not the likeliest's
-    torch.testing.assert_close(memory.counts, expected_counts(probabilities, chosen.labels))
+    assert_close(chosen.confidence[0, 0], torch.full((10,), 0.45))  # its own, not the likeliest's
+    assert_close(memory.counts, expected_counts(probabilities, chosen.labels))
 
 
 def test_later_labels_are_chosen_by_what_has_been_seen():

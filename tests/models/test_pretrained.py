@@ -12,6 +12,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from closeness import assert_close
 from stcl.errors import CheckpointError, MissingExtraError, SettingError
 from stcl.models import BACKBONES, Backbone
 from stcl.models.pretrained import FAMILIES, find_file, list_pretrained, load_pretrained
@@ -113,7 +114,7 @@ def test_names_are_those_that_the_library_gives_them(name, kind, tmp_path):
         None, config=backbone.encoder.config, state_dict=dict(state), output_loading_info=True
     )
     assert not report["missing_keys"]
-    torch.testing.assert_close(dict(backbone.encoder.state_dict()), dict(expected.state_dict()), rtol=0, atol=0)
+    assert_close(dict(backbone.encoder.state_dict()), dict(expected.state_dict()), 0.0)
 
 
 def save(state: dict[str, Tensor], path: Path) -> Path:
@@ -126,7 +127,7 @@ def test_todays_names_and_a_file_of_torch_save_are_read_too(tmp_path):
     source, backbone = BACKBONES["mit_b0"](), BACKBONES["mit_b0"]()
     put(source.encoder.state_dict(), "nvidia/mit-b0", tmp_path, "pytorch_model.bin")
     load_pretrained(backbone, "mit_b0", "imagenet")
-    torch.testing.assert_close(dict(backbone.state_dict()), dict(source.state_dict()), rtol=0, atol=0)
+    assert_close(dict(backbone.state_dict()), dict(source.state_dict()), 0.0)
 
 
 def test_code_in_a_file_is_not_run(tmp_path):

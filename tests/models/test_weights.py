@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from closeness import assert_close
 from stcl.errors import CheckpointError
 from stcl.models import VideoSegmenter, build_segmenter, load_weights, save_weights
 
@@ -17,7 +18,7 @@ def test_round_trip(tmp_path: Path) -> None:
     first, second = build(), build()
     save_weights(first.to(memory_format=torch.channels_last), tmp_path / "deep" / "a.safetensors", {"step": "7"})
     assert load_weights(second, tmp_path / "deep" / "a.safetensors") == {"step": "7"}
-    torch.testing.assert_close(dict(second.state_dict()), dict(first.state_dict()), rtol=0, atol=0)
+    assert_close(dict(second.state_dict()), dict(first.state_dict()), 0.0)
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.safetensors"]
 
 
@@ -33,7 +34,7 @@ def test_another_network_is_refused_with_the_differences(tmp_path: Path) -> None
     assert "2 missing (extra.weight, extra.bias)" in message
     assert "head.head.1.weight (7, 8, 1, 1) instead of (5, 8, 1, 1)" in message
     assert "classes: 7" in message
-    torch.testing.assert_close(dict(network.state_dict()), before, rtol=0, atol=0)
+    assert_close(dict(network.state_dict()), before, 0.0)
 
 
 def test_unexpected_names_are_counted_and_cut(tmp_path: Path) -> None:

@@ -148,9 +148,9 @@ def test_auxiliary_scores_take_the_weights_too():
 
 def test_entropy_is_in_nats():
     uniform = torch.full((1, CLASSES, 2, 2), 1 / CLASSES)
-    torch.testing.assert_close(entropy(uniform), torch.full((1, 2, 2), math.log(CLASSES)))
+    assert_close(entropy(uniform), torch.full((1, 2, 2), math.log(CLASSES)))
     certain = F.one_hot(torch.zeros(1, 2, 2, dtype=torch.long), CLASSES).permute(0, 3, 1, 2).float()
     assert_close(entropy(certain), torch.zeros(1, 2, 2))
     probabilities = random_logits().softmax(1)
     expected = torch.distributions.Categorical(probabilities.permute(0, 2, 3, 1)).entropy()
-    torch.testing.assert_close(entropy(probabilities), expected)
+    assert_close(entropy(probabilities), expected)

@@ -147,7 +147,7 @@ def test_another_label_has_its_own_probability():
     known = pseudo.labels != IGNORE
     assert torch.equal(found.labels == IGNORE, ~known) and torch.equal(found.labels[known], labels[known])
     own = sum(probabilities[:, label] * (labels == label) for label in range(CLASSES))
-    torch.testing.assert_close(found.confidence, own * known)
+    assert_close(found.confidence, own * known)
     assert torch.equal(found.certainty, pseudo.certainty)
     sure = ignore_unsure(found, 0.5)  # a label is as sure as itself, not as its pixel
     assert torch.equal(sure == IGNORE, ~known | (own <= 0.5)) and (pseudo.certainty[sure == IGNORE] > 0.5).any()
