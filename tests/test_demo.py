@@ -9,6 +9,7 @@ import pytest
 from stcl import demo
 from stcl.cli import main
 from stcl.engine.config import merge, read_yaml
+from stcl.errors import SettingError
 from stcl.report import compare
 
 SIZE = (64, 32)
@@ -73,8 +74,8 @@ def test_the_demo_leaves_a_page_a_film_and_a_summary(tiny_demo, tmp_path, capsys
     assert message.count("\n") == 1
 
 
-def test_an_interrupted_demo_goes_on(tiny_demo, tmp_path, monkeypatch):
-    """Trainings that were done are kept; the one under way goes on; another seed starts over."""
+def test_an_interrupted_demo_goes_on(tiny_demo, tmp_path, monkeypatch, capsys):
+    """Trainings that were done are kept; the one under way goes on; another seed is another folder."""
     out, evaluate = tmp_path / "demo", demo.evaluate
 
     def breaks(*_, **__):
@@ -86,13 +87,52 @@ def test_an_interrupted_demo_goes_on(tiny_demo, tmp_path, monkeypatch):
     before = [(path.read_bytes(), path.stat().st_mtime_ns) for path in weights]
     weights[-1].unlink()
     monkeypatch.setattr(demo, "evaluate", evaluate)
+    capsys.readouterr()
+    assert main(["demo", "--out", str(out), "--seed", "1"]) == 2
+    assert "holds an unfinished demo of seed 0. Go on with --seed 0, or choose another" in capsys.readouterr().err
     assert main(["demo", "--out", str(out)]) == 0
     after = [(path.read_bytes(), path.stat().st_mtime_ns) for path in weights]
     assert after[:-1] == before[:-1]
     assert after[-1][0] == before[-1][0]
-    (out / "summary.json").unlink()
-    assert main(["demo", "--out", str(out), "--seed", "1"]) == 0
-    assert weights[0].read_bytes() != before[0][0]
+    assert _is_clean(out)
+
+
+def _tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("own", ["runs/source_only/notes.txt", "summary.json", "report.html", "film/a.png", "any"])
+def test_a_folder_with_other_content_is_not_touched(tiny_demo, tmp_path, monkeypatch, capsys, own):
+    (tmp_path / own).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / own).write_text('{"mine": 1}')
+    before = _tree(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", "--out", "."]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and "hoose a" in message and "--out" in message
+    assert _tree(tmp_path) == before
+
+
+def test_a_run_of_other_settings_is_refused_and_kept(tiny_demo, tmp_path):
+    settings = demo.demo_settings("source_only", tmp_path, seed=0)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(demo.demo_settings("source_only", tmp_path, seed=3).dump())
+    (run / "notes.txt").write_text("mine")
+    before = _tree(tmp_path)
+    with pytest.raises(SettingError, match=rf"{run} holds a run of other settings than the demo's"):
+        demo._train(settings, run)
+    assert _tree(tmp_path) == before
+
+
+def test_of_two_demos_in_one_folder_the_second_is_told(tiny_demo, tmp_path, monkeypatch, capsys):
+    def meanwhile(*_, **__):
+        assert main(["demo", "--out", str(tmp_path / "demo"), "--seed", "1"]) == 2
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "export", meanwhile)
+    assert main(["demo", "--out", str(tmp_path / "demo")]) == 130
+    assert f"Another demo is at work in {tmp_path / 'demo'} right now" in capsys.readouterr().err
 
 
 def _is_clean(out: Path) -> bool:

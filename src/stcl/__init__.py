@@ -72,8 +72,10 @@ def check_data(
     Args and the returned record: :func:`stcl.engine.doctor.check_data`; ``out``: an HTML file to write about it.
     """
     from stcl.engine.doctor import check_data as check
-    from stcl.report.check import write_check
+    from stcl.report.check import check_page, write_check
 
+    if out is not None:
+        check_page(Path(out))  # before the work begins
     record = check(settings, full, workers, quiet)
     if out is not None:
         write_check(record, Path(out))

@@ -9,8 +9,8 @@ import re
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from subprocess import Popen
@@ -24,15 +24,19 @@ from stcl.demo import compute_flow
 from stcl.engine.arena import Arena, Job, Streets
 from stcl.engine.folder import RunFolder
 from stcl.engine.signals import StopRequest
-from stcl.errors import SettingError, StclError, TrainingStopped, lookup
+from stcl.errors import BusyError, SettingError, StclError, TrainingStopped, lookup
 from stcl.files import write_atomic
+from stcl.folders import hold_lock
 from stcl.report.arena import ArenaTable, RowPlan, read_table
-from stcl.report.arena_page import write_table
+from stcl.report.arena_page import check_place, write_table
 from stcl.report.results import read_result
 from stcl.resources import arena_path
 from stcl.twinstreets.export import ExportRequest, export
 
 POLL_SECONDS = 0.1
+
+MARK = b"# written by stcl arena\n"
+"""First line of a run's configuration beside its folder."""
 
 
 def run_arena(
@@ -60,15 +64,16 @@ def run_arena(
     arena = Arena(arena_path(config), out)
     for pair in only:
         lookup(arena.pairs, pair, "pair")
-    todo, failed = arena.jobs(), dict[str, str]()
+    check_place(arena.out)
+    todo, failed, console = arena.jobs(), dict[str, str](), Console(stderr=True)
     for job in todo:
         job.refuse_other()
     missing = [] if table else [job for job in todo if job.missing() and (not only or job.pair in only)]
     if missing:
         requests = {name: exports(streets) for name, streets in arena.streets.items()}
         for pair in dict.fromkeys(job.pair for job in missing):
-            prepare(arena.data(pair), requests.get(pair, {}), [job for job in todo if job.pair == pair], quiet)
-        runner = Runner(missing, jobs, Console(stderr=True), lambda: _write(arena, todo, failed))
+            prepare(arena.data(pair), requests.get(pair, {}), [job for job in todo if job.pair == pair], quiet, console)
+        runner = Runner(missing, jobs, console, lambda: _write(arena, todo, failed))
         failed = runner.failed
         runner.run(quiet)
     return _write(arena, todo, failed)
@@ -83,9 +88,16 @@ def exports(streets: Streets) -> dict[str, list[ExportRequest]]:
     return {"source": [source]} if streets.source_only else {"source": [source], "target": [camera, unseen]}
 
 
-def prepare(data: Path, requests: dict[str, list[ExportRequest]], jobs: list[Job], quiet: bool) -> None:
+def prepare(
+    data: Path, requests: dict[str, list[ExportRequest]], jobs: list[Job], quiet: bool, console: Console
+) -> None:
     """Render a pair's streets into ``data`` and compute its flow, once for its ``jobs``; other arenas wait for that."""
-    with _alone(data):
+
+    def wait() -> None:
+        told = f"another process makes the data in {data}, waiting for it"
+        console.print(told, highlight=False, markup=False, soft_wrap=True)
+
+    with hold_lock(data / ".lock", f"This process makes the data in {data} already.", wait):
         for folder, several in requests.items():
             for request in several:
                 there = (data / folder / f"twinstreets_{request.split}.json").is_file()
@@ -99,30 +111,21 @@ def prepare(data: Path, requests: dict[str, list[ExportRequest]], jobs: list[Job
                 compute_flow(settings, quiet)
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Waits until no other process is inside; ends with the process, however that ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            import fcntl
-
-            fcntl.lockf(file, fcntl.LOCK_EX)
-        except ImportError:  # no such locks on this system
-            pass
-        yield
-
-
 class Child:
     """A sub-process that does a run's next command; what it says goes into a log beside the run folder.
 
-    A command that trains holds the run's lock itself; while one measures, this process holds it.
+    Args:
+        job: the run.
+        step: what it lacks, see :meth:`~stcl.engine.arena.Job.missing`.
+        slot: which of the runs at a time it is.
+        jobs: runs at a time.
+        lock: is given up when the sub-process has ended.
     """
 
-    def __init__(self, job: Job, slot: int, jobs: int) -> None:
-        self.job, self.slot, self.lock = job, slot, ExitStack()
+    def __init__(self, job: Job, step: str, slot: int, jobs: int, lock: ExitStack) -> None:
+        self.job, self.slot, self.lock = job, slot, lock
         self.log = job.folder.with_name(f"{job.folder.name}.log")
-        command = self._command()
+        command = self._command(step)
         with self.log.open("ab") as log:
             self.said = log.tell()
             # a session of its own: Ctrl+C reaches this process alone, which passes it on
@@ -130,19 +133,25 @@ class Child:
                 command, stdout=log, stderr=log, env=environment(job, slot, jobs), start_new_session=True
             )
 
-    def _command(self) -> list[str]:
-        run, step = self.job.folder, self.job.missing()
+    def _command(self, step: str) -> list[str]:
+        run = self.job.folder
         words = [str(run), "--quiet"]
         if step == "train":
-            config = run.with_name(f"{run.name}.yaml")
-            write_atomic(config, self.job.settings.dump().encode())
-            words = ["train", str(config), "--out", *words]
+            words = ["train", str(self._write_config()), "--out", *words]
         elif step == "resume":
             words = ["train", "--resume", *words]
         else:
-            self.lock.enter_context(RunFolder(run).lock())
             words = ["evaluate", *words]
         return [sys.executable, "-m", "stcl.cli", *words]
+
+    def _write_config(self) -> Path:
+        """The settings as a file beside the run folder, where nobody else's lies."""
+        config = self.job.folder.with_name(f"{self.job.folder.name}.yaml")
+        content = self.job.settings.dump().encode()
+        if config.exists() and not config.read_bytes().startswith((MARK, content)):
+            raise SettingError(f"{config} was not written by 'stcl arena': it stays as it is. Move it away.")
+        write_atomic(config, MARK + content)
+        return config
 
     def complaint(self) -> str:
         """The last line that the sub-process said."""
@@ -196,10 +205,18 @@ class Runner:
         """Take a run's next command in hand, unless another process has."""
         slot = min(set(range(self.jobs)) - {child.slot for child in self.running})
         job.folder.parent.mkdir(parents=True, exist_ok=True)
-        if job.is_busy():
-            self._say(job, "another process is at it, left to that one")
-        elif job.missing() is not None:
-            self.running.append(Child(job, slot, self.jobs))
+        with ExitStack() as lock:
+            try:
+                if job.missing() == "evaluate":  # a command that trains holds the run's lock itself
+                    lock.enter_context(RunFolder(job.folder).lock())
+                elif job.is_busy():
+                    raise BusyError
+            except BusyError:
+                self._say(job, "another process is at it, left to that one")
+                return
+            step = job.missing()  # another process may have measured it since
+            if step is not None:
+                self.running.append(Child(job, step, slot, self.jobs, lock.pop_all()))
 
     def _ended(self, child: Child, stopped: bool) -> None:
         """Go on with the run's next command, or say how the run ended."""
@@ -224,10 +241,14 @@ class Runner:
 
 
 def environment(job: Job, slot: int, jobs: int) -> dict[str, str]:
-    """Of a sub-process: its share of the cores, unless the user has given one, and a device of its own if possible."""
+    """Of a sub-process: its share of the cores, unless the user has given one, and a device of its own if possible.
+
+    It imports nothing from the working folder, where files of any name may lie.
+    """
     own = dict(os.environ)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     own.setdefault("OMP_NUM_THREADS", str(max(1, cores // jobs)))
+    own["PYTHONSAFEPATH"] = "1"
     visible = own.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count())))).split(",")
     if jobs > 1 and len(visible) > 1 and job.settings.training.devices == 1:
         own["CUDA_VISIBLE_DEVICES"] = visible[slot % len(visible)]

@@ -20,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 done, 1 a run of an arena failed, 2 a mistake that the message explains, 75 asked to stop and saved (start it
     again), 130 interrupted.
     """
+    os.environ["PYTHONSAFEPATH"] = "1"  # no interpreter that is started below imports from the working folder
     parser = build_parser()
     words = list(sys.argv[1:] if argv is None else argv)
     arguments, rest = parser.parse_known_args(words)
@@ -255,4 +256,6 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
 
 
 if __name__ == "__main__":
+    if not sys.flags.safe_path:  # python -m puts the working folder first, where files of any name may lie
+        del sys.path[0]
     sys.exit(main())

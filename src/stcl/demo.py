@@ -4,7 +4,6 @@ The configurations are ``configs/demo``: the benchmark's own (``configs/twinstre
 """
 
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +23,8 @@ from stcl.engine.train import resume, train
 from stcl.errors import SettingError
 from stcl.files import write_atomic
 from stcl.flow import precompute
+from stcl.folders import hold_lock
+from stcl.plain_data import read_json
 from stcl.report import compare, rich_table, write_report
 from stcl.report.video import write_panes
 from stcl.resources import config_path
@@ -44,7 +45,10 @@ EXPORTS = {
 """What the demo renders: source streets, and target streets to adapt to, to measure on, and to film."""
 FOLDERS = {"source": "source", "target": "target", "unseen": "target", "video": "target"}
 
-SUMMARY = """A network that has only seen synthetic video is asked to label every pixel of a camera's video. Three
+SUMMARY, BEGUN, LOCK = "summary.json", ".demo.json", ".demo.lock"
+"""What a demo leaves when it is finished; until then, what says that the folder is a demo's, and of which seed."""
+
+ABOUT = """A network that has only seen synthetic video is asked to label every pixel of a camera's video. Three
 networks start from the same weights and train for the same number of steps: one on the synthetic video as it is, one
 on synthetic video with strong augmentation and the camera's normalisation statistics, and one with STCL, which also
 learns from the camera's unlabelled video. All are measured on streets that none of them has seen."""
@@ -54,15 +58,26 @@ def run_demo(out: Path, seed: int = 0) -> dict[str, Any]:
     """Render, compute flow, train, evaluate, write the page and the film.
 
     Args:
-        out: folder for everything. A demo of the same seed that is finished there is left as it is.
+        out: a new or empty folder for everything, or that of a demo of the same seed: one that is finished is left as
+            it is, one that was interrupted goes on.
         seed: of the training runs.
 
     Returns:
         What ``out/summary.json`` holds: ``{method: {"miou": percent}, "seconds": {...}, "seed": seed}``.
     """
     console = Console(stderr=True)
-    if (out / "summary.json").exists():
+    busy = f"Another demo is at work in {out} right now. Wait for it, or choose another --out."
+    with hold_lock(out / LOCK, busy):
+        if not (out / SUMMARY).exists():
+            _begin(out, seed)
+            summary = _work(out, seed, console)
+            (out / BEGUN).unlink()
+            return summary
         return _finished(out, seed, console)
+
+
+def _work(out: Path, seed: int, console: Console) -> dict[str, Any]:
+    """All steps, as far as they are not done yet."""
     runs = {method: out / "runs" / method for method in METHODS}
     settings = {method: demo_settings(method, out, seed) for method in METHODS}
     seconds: dict[str, float] = {}
@@ -87,12 +102,12 @@ def run_demo(out: Path, seed: int = 0) -> dict[str, Any]:
         list(runs.values()),
         out,
         title="From synthetic streets to a camera",
-        summary=SUMMARY,
+        summary=ABOUT,
         video=film,
         commands=[command],
         seconds=seconds,
     )
-    write_atomic(out / "summary.json", json.dumps(summary, indent=2).encode())
+    write_atomic(out / SUMMARY, json.dumps(summary, indent=2).encode())
     Console().print(rich_table(compare(list(runs.values()))))
     console.print(f"Look at [bold]{out / 'report.html'}[/bold] and {film} ({seconds['total']:.0f} s in all).")
     return summary
@@ -111,13 +126,14 @@ def demo_settings(method: str, out: Path, seed: int) -> Settings:
 
 
 def _train(settings: Settings, run: Path) -> None:
-    """Train, or go on where an interrupted demo stopped; what another configuration has left is removed."""
+    """Train, or go on where an interrupted demo stopped."""
     config = RunFolder(run).config
-    if config.is_file() and config.read_text(encoding="utf-8") == settings.dump():
+    if not config.is_file():
+        train(settings, run)
+    elif config.read_text(encoding="utf-8") == settings.dump():
         resume(run)
     else:
-        shutil.rmtree(run, ignore_errors=True)
-        train(settings, run)
+        raise SettingError(f"{run} holds a run of other settings than the demo's. Choose another --out for the demo.")
 
 
 def compute_flow(settings: Settings, quiet: bool = False) -> None:
@@ -144,8 +160,33 @@ def make_film(runs: dict[str, Path], out: Path) -> Path:
     return write_panes(out / "demo.mp4", panes, classes, fps=10)
 
 
+def _begin(out: Path, seed: int) -> None:
+    """Take a new or empty folder, or go on in that of an interrupted demo; in any other nothing is touched."""
+    begun = _read(out / BEGUN)
+    foreign = next((path for path in out.iterdir() if path.name not in (LOCK, BEGUN)), None)
+    if foreign is not None and begun is None:
+        raise SettingError(f"{out} holds something else than a demo: {foreign.name}. Choose a new or empty --out.")
+    if begun is not None and begun.get("seed") != seed:
+        raise SettingError(
+            f"{out} holds an unfinished demo of seed {begun.get('seed')}. Go on with --seed {begun.get('seed')}, or "
+            f"choose another --out for seed {seed}."
+        )
+    write_atomic(out / BEGUN, json.dumps({"seed": seed}).encode())
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """What a JSON file of the demo says; None where none is there that can be read."""
+    try:
+        content = read_json(path)
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
 def _finished(out: Path, seed: int, console: Console) -> dict[str, Any]:
-    summary: dict[str, Any] = json.loads((out / "summary.json").read_text())
+    summary = _read(out / SUMMARY)
+    if summary is None or not {"seed", *METHODS} <= summary.keys():
+        raise SettingError(f"{out / SUMMARY} is no demo's: nothing was touched. Choose another --out.")
     if summary["seed"] != seed:
         raise SettingError(
             f"{out} holds a finished demo of seed {summary['seed']}. Choose another --out for seed {seed}."

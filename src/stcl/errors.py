@@ -20,6 +20,10 @@ class SettingError(StclError, ValueError):
     """A setting has a value that cannot work."""
 
 
+class BusyError(SettingError):
+    """Another process writes into the folder at the moment."""
+
+
 class DataError(StclError):
     """Files of a data set, a flow cache or a video are missing, damaged or do not fit together."""
 

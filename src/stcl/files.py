@@ -5,19 +5,16 @@
 
 import os
 import re
-import shutil
 import struct
-import uuid
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stcl.errors import DataError, SettingError
+from stcl.errors import DataError
+from stcl.names import neighbour
 
 EXACT_FLOW_FOLDER = "exact_flow"
 """Folder at the root of an exported tree that mirrors the folders of its frames."""
@@ -45,9 +42,9 @@ def write_atomic(path: Path, content: bytes | memoryview, durable: bool = False,
         keep_as: name for the file that was there before, moved only once the new one is whole.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = neighbour(path)
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             if durable:
                 file.flush()
@@ -55,60 +52,13 @@ def write_atomic(path: Path, content: bytes | memoryview, durable: bool = False,
         if keep_as is not None and path.exists():
             path.replace(keep_as)
         temporary.replace(path)
+    except OSError as error:
+        error.filename = str(path)  # a full disk names no file, others the temporary one
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     if durable:
         _sync_folder(path.parent)
-
-
-@contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """Make a folder so that other processes see all of it or none: yields one to fill, which gets its name at the end.
-
-    What lies at ``path`` is replaced then, and not touched if the block fails. Folders above it are made at the end.
-    """
-    path = path.absolute()
-    above = next(folder for folder in path.parents if folder.exists())  # on the same disk, and not to be cleared away
-    stamp = f"{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
-    temporary, before = above / f".{stamp}.tmp", above / f".{stamp}.old"
-    temporary.mkdir()
-    try:
-        yield temporary
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            path.rename(before)
-        try:
-            temporary.rename(path)
-        except OSError:
-            if before.exists():
-                before.rename(path)
-            raise
-        if before.exists():
-            shutil.rmtree(before)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextmanager
-def hold_lock(path: Path, busy: str) -> Iterator[None]:
-    """Held while a process writes into a folder; ends with the process, however that ends.
-
-    Args:
-        path: the lock's file; its folder exists.
-        busy: message of the error that another process gets meanwhile.
-    """
-    try:
-        import fcntl
-    except ImportError:  # no such locks on this system
-        yield
-        return
-    with path.open("w") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: loader processes would inherit that
-        except OSError:
-            raise SettingError(busy) from None
-        yield
-    path.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

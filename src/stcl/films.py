@@ -3,7 +3,6 @@
 ``engine`` and ``report`` both write videos and may not import each other, so the writer lies here.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -16,6 +15,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
 
 from stcl.errors import DataError, SettingError
+from stcl.names import neighbour
 
 ENCODERS = ("libx264", "libopenh264", "h264")
 """H.264 encoders by preference; a PyAV build has not all of them."""
@@ -172,8 +172,8 @@ def _whole(path: Path) -> Iterator[av.container.OutputContainer]:
 
 
 def _partial(path: Path) -> Path:
-    """Where a film lies until it is complete."""
-    return path.with_name(f".{path.stem}.{os.getpid()}.partial.mp4")
+    """Where a film lies until it is complete; FFmpeg tells the format from the ending."""
+    return neighbour(path, ".partial.mp4")
 
 
 def find_encoder() -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stcl.errors import SettingError
+from stcl.names import file_name
 
 FlowKey = tuple[int, int]
 """``(a, b)``: offsets of the frame whose pixels index the flow and of the frame that it points into."""
@@ -211,9 +212,9 @@ class FrameRef:
     def name(self) -> str:
         """Unique name in its data set, fit for messages and file names: the file's, led by the sequence's."""
         if self.frame is not None:
-            return f"{self.sequence}_{self.frame:06d}"
+            return file_name(f"{self.sequence}_{self.frame:06d}")
         stem = self.image.stem  # SYNTHIA-Seq numbers the frames of every sequence from 000000
-        return stem if stem.startswith(f"{self.sequence}_") else f"{self.sequence}_{stem}"
+        return file_name(stem if stem.startswith(f"{self.sequence}_") else f"{self.sequence}_{stem}")
 
 
 class FlowProvider(Protocol):

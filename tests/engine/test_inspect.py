@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from stcl.cli import main
-from stcl.engine.inspect import count_pixels, inspect, write_view
+from stcl.engine.inspect import count_pixels, draw_view, inspect
 from stcl.engine.settings import Settings
 from stcl.engine.train import train
 from stcl.errors import SettingError
@@ -134,34 +134,44 @@ def test_pixels_are_counted_by_class_and_inside_the_outlines():
     assert "patches" not in count_pixels({"source": views["source"]}, classes=3)
 
 
-def test_pictures_are_what_the_step_took(tmp_path):
+def test_pictures_are_what_the_step_took():
     clip = clip_of([[0, 1], [2, IGNORE]])
     clip.frames[0, 0] = torch.tensor([1.0, 0.5, 0.0])[:, None, None]  # r, g, b
     view = View(clip, torch.tensor([[[True, False], [False, False]]]), torch.tensor([[[0.0, 0.2], [0.6, 1.0]]]))
     raw = VideoClip(torch.full((1, 1, 3, 2, 2), 7, dtype=torch.uint8), None, {}, (0,))
-    (entry,) = write_view(tmp_path, "target", view, {"source": raw, "target": raw})
-    assert picture(tmp_path / entry["frame"])[0, 0].tolist() == [0, 128, 255]  # OpenCV reads b, g, r
-    assert (picture(tmp_path / entry["loaded"]) == 7).all()
-    assert picture(tmp_path / entry["label"]).tolist() == [[0, 1], [2, IGNORE]]
-    assert picture(tmp_path / entry["outline"]).tolist() == [[255, 0], [0, 0]]
-    assert picture(tmp_path / entry["weight"]).tolist() == [[0, 51], [153, 255]]
+    ((entry, pictures),) = draw_view("target", view, {"source": raw, "target": raw})
+    assert pictures[entry["frame"]][0, 0].tolist() == [255, 128, 0]
+    assert (pictures[entry["loaded"]] == 7).all()
+    assert pictures[entry["label"]].tolist() == [[0, 1], [2, IGNORE]]
+    assert pictures[entry["outline"]].tolist() == [[255, 0], [0, 0]]
+    assert pictures[entry["weight"]].tolist() == [[0, 51], [153, 255]]
     assert entry["mean_weight"] == pytest.approx(0.45)
     assert (entry["ignored"], entry["pixels"]) == (1, 4)
     assert "previous" not in entry
-    (entry,) = write_view(tmp_path, "target", view._replace(weight=torch.tensor([[[0.3]]])), {"source": raw})
+    ((entry, _),) = draw_view("target", view._replace(weight=torch.tensor([[[0.3]]])), {"source": raw})
     assert entry["mean_weight"] == pytest.approx(0.3)
     assert not {"weight", "loaded"} & set(entry)
 
 
 def test_an_earlier_inspection_is_replaced_and_nothing_else(make_settings, tmp_path):
     settings, out = make_settings("source_only"), tmp_path / "out"
+    inspect(make_settings("tps"), out, steps=1)
+    before = {path.name for path in (out / "pictures").iterdir()}
+    own = [out / "notes.txt", out / "pictures" / "own.png", out / "pictures" / "target_0_frame_marked.png"]
+    for path in own:
+        path.write_text("mine")
     inspect(settings, out, steps=1)
-    (out / "pictures" / "old.png").touch()
-    inspect(settings, out, steps=1)
-    assert not (out / "pictures" / "old.png").exists()
+    after = {path.name for path in (out / "pictures").iterdir()} - {path.name for path in own}
+    assert after < before and not [name for name in after if name.startswith("target")]
+    assert [path.read_text() for path in own] == ["mine"] * 3
+    assert {path.relative_to(out).as_posix() for path in (out / "pictures").iterdir()} - {
+        f"pictures/{path.name}" for path in own
+    } == {*record_of(out)["files"]} - {"inspect.html"}
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "letter.txt").touch()
-    with pytest.raises(SettingError, match=r"other holds something else than an inspection.*--out"):
+    with pytest.raises(
+        SettingError, match=r"other holds something else than the work of 'stcl inspect': letter\.txt.*--out"
+    ):
         inspect(settings, tmp_path / "other")
     with pytest.raises(SettingError, match=r"letter\.txt \(a file is there\)"):
         inspect(settings, tmp_path / "other" / "letter.txt")

@@ -8,7 +8,6 @@ class map.
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
-from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from stcl.data.video_index import VideoPool
 from stcl.errors import DataError, SettingError
 from stcl.files import counting_order
 from stcl.labels import LabelSpace
+from stcl.names import file_name
 from stcl.types import FrameRef
 
 CLASSES = "classes.yaml"
@@ -37,7 +37,7 @@ VIDEO_SUFFIXES = (
 # fmt: on
 OTHER_PICTURES = (".bmp", ".tif", ".tiff", ".webp", ".gif", ".jp2", ".exr", ".heic", ".dng", ".ppm", ".tga")
 
-_LONGEST_BYTES = 80  # of a sequence's name: two frames' names and more make a file name, which may have 255
+_LONGEST_BYTES = 80  # of a sequence's name, so that the names of two frames in one file's name can be read whole
 
 
 class Folder(VideoDataset):
@@ -231,11 +231,7 @@ class Folder(VideoDataset):
         parts = [*place.relative_to(top).parts] or [(self.root if base == self.root else base).resolve().name or "root"]
         if place.is_file():
             parts[-1] = Path(parts[-1]).stem
-        name = "-".join(parts)
-        if len(name.encode()) <= _LONGEST_BYTES:
-            return name
-        digest = blake2b(name.encode(), digest_size=4).hexdigest()
-        return f"{name.encode()[: _LONGEST_BYTES - 9].decode(errors='ignore')}~{digest}"
+        return file_name("-".join(parts), _LONGEST_BYTES)
 
     def _video_refs(self, name: str, path: Path) -> Iterator[FrameRef]:
         gaps = np.cumsum(~self._videos.index(path).follows)

@@ -17,6 +17,7 @@ from stcl.data.base import IMAGE_SUFFIXES
 from stcl.data.io import read_image
 from stcl.errors import DataError
 from stcl.files import counting_order
+from stcl.names import file_name, same_file
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class FrameFolder:
 
     def __init__(self, path: Path, fps: Fraction = Fraction(10)) -> None:
         self.path = path
-        self.name = path.expanduser().resolve().name
+        self.name = file_name(path.expanduser().resolve().name)
         self.fps = fps
         self.time_base_s = 1 / fps
         files = (file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
@@ -93,9 +94,10 @@ class FrameFolder:
                 f"Folder {path} holds no frame ({', '.join(IMAGE_SUFFIXES)}); {found}. Name the folder that holds the "
                 "frames themselves, or the video files one by one."
             )
-        twins = [stem for stem, count in Counter(file.stem for file in self._files).items() if count > 1]
-        if twins:
-            raise DataError(f"Folder {path} holds two pictures named '{twins[0]}'. Keep one of each name.")
+        names = Counter(same_file(file_name(file.stem)) for file in self._files)
+        twin = next((file.stem for file in self._files if names[same_file(file_name(file.stem))] > 1), None)
+        if twin is not None:
+            raise DataError(f"Folder {path} holds two pictures named '{twin}'. Keep one of each name.")
         self.count: int | None = len(self._files)
         self.size = read_image(self._files[0]).shape[:2]
         self._follows = follows([file.stem for file in self._files])
@@ -110,7 +112,7 @@ class FrameFolder:
                     f"Frame {file} is {image.shape[1]}x{image.shape[0]}, but the first one, {self._files[0].name}, is "
                     f"{self.size[1]}x{self.size[0]}. A video has one size: put other sizes into other folders."
                 )
-            yield VideoFrame(index, index, image, file.stem, self._follows[index])
+            yield VideoFrame(index, index, image, file_name(file.stem), self._follows[index])
 
     def identity(self) -> dict[str, Any]:
         """The folder with names and sizes of its pictures."""

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stcl.data.clips import ClipDataset
-from stcl.data.segments import VERSION, Kind, Segment
+from stcl.data.segments import VERSION, Kind, Segment, is_segment
 from stcl.labels import IGNORE
 from stcl.types import FrameRef
 
@@ -181,8 +181,8 @@ def use_prepared(clips: ClipDataset, place: Path) -> str:
 
 
 def segment_folders(folder: Path) -> list[Path]:
-    """Whole segments below a folder of prepared data; what is being written has a name with a dot."""
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    """Whole segments below a folder of prepared data."""
+    return sorted(filter(is_segment, folder.iterdir()))
 
 
 def _key(kind: Kind, frame: FrameRef, other: FrameRef | None) -> tuple[Kind, str]:

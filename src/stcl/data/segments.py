@@ -5,18 +5,20 @@ import zlib
 from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from stcl.errors import DataError
-from stcl.files import new_folder
+from stcl.files import write_atomic
+from stcl.folders import new_folder, remove_listed
 
 VERSION = "1"
 """Of the format; another version is never read."""
 
 Kind = Literal["frames", "labels", "flow"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 REPAIR = "Prepare again, which makes this segment anew: stcl data prepare CONFIG."
 _INDEX = "segment.json"
@@ -45,7 +47,17 @@ def write_segment(path: Path, kinds: Mapping[Kind, tuple[DTypeLike, Iterable[Ent
     """
     with new_folder(path) as folder:
         index = {kind: _write(folder / f"{kind}.npy", np.dtype(dtype), some) for kind, (dtype, some) in kinds.items()}
-        (folder / _INDEX).write_text(json.dumps({"checksum": _checksum(index), "kinds": index}), encoding="utf-8")
+        write_atomic(folder / _INDEX, json.dumps({"checksum": _checksum(index), "kinds": index}).encode())
+
+
+def is_segment(path: Path) -> bool:
+    """Whether a folder is a segment, damaged or not; what is being written has a name with a dot."""
+    return not path.name.startswith(".") and (path / _INDEX).is_file()
+
+
+def remove_segment(path: Path) -> None:
+    """Remove the files of a segment, its index last, and the folder, unless something else lies in it."""
+    remove_listed(path.parent, [f"{path.name}/{file}" for file in (*(f"{kind}.npy" for kind in KINDS), _INDEX)])
 
 
 class Segment:

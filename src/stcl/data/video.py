@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from stcl.data.frames import FrameFolder, FrameSource, VideoFrame
 from stcl.errors import DataError, SettingError
 from stcl.files import LARGEST_PX
+from stcl.names import file_name
 
 GAP_FRAMES = 2.5
 """A step between two frames of a file that is longer than so many frames is a gap."""
@@ -36,11 +37,11 @@ def name_of(place: str | Path) -> str:
     """Name of a video by its place, fit for a folder; a password in a URL is no part of it."""
     text = str(place)
     if camera := re.fullmatch(_CAMERA, text):
-        return f"camera_{camera[1]}"
+        return file_name(f"camera_{camera[1]}")
     if re.match(_URL, text):
-        return re.sub(r"[^\w.-]+", "_", re.sub(_URL, "", text)).strip("_.") or "stream"
+        return file_name(re.sub(r"[^\w.-]+", "_", re.sub(_URL, "", text)).strip("_.") or "stream")
     path = Path(place).expanduser().resolve()
-    return path.name if path.is_dir() else path.stem
+    return file_name(path.name if path.is_dir() else path.stem)
 
 
 def without_password(place: str) -> str:

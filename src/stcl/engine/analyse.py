@@ -21,13 +21,15 @@ from stcl.engine.labelling import GROUPS, Counts, Frames, Run, load_frames, meas
 from stcl.engine.networks import load_trained
 from stcl.errors import SettingError
 from stcl.files import write_atomic
+from stcl.folders import OwnFiles
 from stcl.labels import IGNORE, LabelSpace
 from stcl.models import VideoSegmenter
 from stcl.ops.colors import colourise
 from stcl.ops.metrics import iou_from_confusion, mean_iou
 from stcl.ops.quality import accuracy, coverage, domain_distance, precision, recall
 
-ANALYSIS = "analysis.json"
+ANALYSIS, PAGE = "analysis.json", "analysis.html"
+VERB = "stcl analyse"
 SCHEMA = 1
 WORST = 8
 """How many frames a sheet of the worst ones shows."""
@@ -58,6 +60,22 @@ def analyse(
     _check_alike(opened)
     if frames < 1:
         raise SettingError(f"An analysis needs at least 1 frame, found {frames}.")
+    own = OwnFiles(out, ANALYSIS, VERB)
+    with own.alone(others=True):
+        return _analyse(opened, own, split, frames, quiet, changes)
+
+
+def _analyse(
+    opened: list[Run],
+    own: OwnFiles,
+    split: str | None,
+    frames: int,
+    quiet: bool,
+    changes: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """The same in a folder that is this process's alone."""
+    files = [PAGE, *(f"worst_{number}.png" for number in range(len(opened)))]
+    own.check(files)
     space, intervals = opened[0].settings.space, {run.teacher.interval for run in opened}
     back = any(run.teacher.flow_consistency for run in opened)
     loaded: dict[str, Frames] = {}
@@ -69,7 +87,9 @@ def analyse(
                 loaded[key] = load_frames(run.settings, intervals, split, frames, back)
             steps = (2 * len(run.snapshots) + 2) * len(loaded[key].target)
             task = progress.add_task(run.folder.path.name, total=steps)
-            sheet = out / f"worst_{number}.png"
+            if number == 0:
+                own.begin(files)
+            sheet = own.folder / f"worst_{number}.png"
             documents.append(analyse_run(run, loaded[key], sheet, partial(progress.advance, task)))
             progress.update(task, completed=steps)
     target = opened[0].settings.target
@@ -83,8 +103,9 @@ def analyse(
         "frames": sum(len(clip.names) for clip in next(iter(loaded.values())).target),
         "runs": documents,
         "changes": list(changes),
+        "files": files,
     }
-    write_atomic(out / ANALYSIS, json.dumps(document).encode())
+    write_atomic(own.folder / ANALYSIS, json.dumps(document).encode())
     return document
 
 

@@ -15,6 +15,7 @@ from stcl.engine.config import merge, read_yaml
 from stcl.engine.folder import RunFolder
 from stcl.engine.settings import Settings
 from stcl.errors import SettingError, unknown_name
+from stcl.names import file_name
 from stcl.resources import config_path
 
 HARMLESS_KEYS = FREE_KEYS | {"name", "title", "flow.cache"}
@@ -257,8 +258,9 @@ class Arena:
 
 
 def slug(name: str) -> str:
-    """A name as that of a folder: ``STCL, no alignment`` becomes ``stcl-no-alignment``."""
-    return re.sub(r"[^a-z0-9_]+", "-", name.lower()).strip("-")
+    """A name as that of a folder: ``STCL, no alignment`` becomes ``stcl-no-alignment``; empty where nothing is left."""
+    plain = re.sub(r"[^a-z0-9_]+", "-", name.lower()).strip("-")
+    return plain and file_name(plain)
 
 
 def _read(kind: type[Group], data: Any, place: str) -> Group:

@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -21,9 +22,10 @@ from stcl.engine.folder import RunFolder
 from stcl.engine.networks import load_trained
 from stcl.engine.provenance import describe_code, describe_environment
 from stcl.engine.settings import Settings
-from stcl.engine.trainer import launched_devices, quiet_lightning
+from stcl.engine.trainer import is_first_process, launched_devices, quiet_lightning
 from stcl.errors import DataError, SettingError
 from stcl.files import write_atomic
+from stcl.folders import OwnFiles, hold_lock, refuse_others
 from stcl.models import VideoSegmenter
 from stcl.models.statistics import FixedBatchNorm, norm_layers
 from stcl.ops.losses import upsample
@@ -33,7 +35,10 @@ from stcl.protocols import protocol_of
 from stcl.types import VideoClip
 
 RESULTS = "results.json"
+SAMPLES, LIST = "samples", "samples.json"
+PARTS = ("frame", "truth", "prediction")
 SCHEMA = 1
+VERB = "stcl evaluate"
 
 
 def evaluate(
@@ -63,23 +68,25 @@ def evaluate(
     folder = RunFolder(run)
     settings = folder.settings()
     out = out or run
-    out.mkdir(parents=True, exist_ok=True)
     network = load_trained(settings, folder.weights)
     clips = evaluation_clips(settings, split, None if root is None else str(root))
-    count = settings.evaluation.samples if samples is None else samples
-    launch(settings, devices)
-    started = time.monotonic()
-    if rank() == 0:
-        _forget(out)
-    matrix = measure(network.to(device_of(settings)), clips, settings, out / "samples", count, quiet)
-    if not matrix.counts.any():
-        raise DataError(
-            f"{clips.dataset}: no labelled pixel in {len(clips)} frames has a class of '{settings.space.name}'."
-        )
-    results = describe(settings, run, network, clips, matrix.counts.cpu().numpy(), split, time.monotonic() - started)
-    if rank() == 0:
-        write_atomic(out / RESULTS, json.dumps(results, indent=1).encode())
-    gather(None)  # whoever returns may read the file
+    kept = kept_clips(clips, settings.evaluation.samples if samples is None else samples)
+    busy = f"Another process is measuring into {out} right now. Wait for it, or choose another folder with --out."
+    with hold_lock(out / ".evaluate.lock", busy) if is_first_process() else nullcontext():
+        if is_first_process():
+            _begin(out, [clips.refs(item)[0].name for item in sorted(kept)])
+        launch(settings, devices)
+        started = time.monotonic()
+        matrix = measure(network.to(device_of(settings)), clips, settings, out / SAMPLES, kept, quiet)
+        if not matrix.counts.any():
+            raise DataError(
+                f"{clips.dataset}: no labelled pixel in {len(clips)} frames has a class of '{settings.space.name}'."
+            )
+        seconds = time.monotonic() - started
+        results = describe(settings, run, network, clips, matrix.counts.cpu().numpy(), split, seconds)
+        if rank() == 0:
+            write_atomic(out / RESULTS, json.dumps(results, indent=1).encode())
+        gather(None)  # whoever returns may read the file
     return results
 
 
@@ -102,24 +109,32 @@ def launch(settings: Settings, devices: int) -> None:
         ) from error
 
 
-def _forget(out: Path) -> None:
-    """Remove an earlier result: pictures of two evaluations never mix, and an interrupted one leaves no result."""
+def _begin(out: Path, names: list[str]) -> None:
+    """Remove an earlier result: pictures of two evaluations never mix, and an interrupted one leaves no result.
+
+    What is no evaluation's stays and is refused. ``samples.json`` lists the pictures before they are written.
+    """
+    samples, earlier = OwnFiles(out / SAMPLES, LIST, VERB), OwnFiles(out, RESULTS, VERB).read()
+    if earlier is None and samples.read() is None:
+        refuse_others(out, [SAMPLES], (), VERB)
+    samples.begin([f"{part}/{name}.png" for part in PARTS for name in names], earlier=earlier is not None)
     (out / RESULTS).unlink(missing_ok=True)
-    for part in ("frame", "truth", "prediction"):
-        for picture in (out / "samples" / part).glob("*.png"):
-            picture.unlink()
+
+
+def kept_clips(clips: ClipDataset, samples: int) -> set[int]:
+    """Indices of the clips that are kept as pictures, evenly spread."""
+    return {*np.linspace(0, len(clips) - 1, min(samples, len(clips))).round().astype(int).tolist()}
 
 
 @torch.no_grad()
 def measure(
-    network: VideoSegmenter, clips: ClipDataset, settings: Settings, folder: Path, samples: int, quiet: bool
+    network: VideoSegmenter, clips: ClipDataset, settings: Settings, folder: Path, kept: set[int], quiet: bool
 ) -> ConfusionMatrix:
-    """One confusion matrix over all clips; some frames are kept under ``folder`` as frame, truth and prediction.
+    """One confusion matrix over all clips; those ``kept`` go to ``folder`` as frame, truth and prediction.
 
     Every process takes its share of the clips, process 0 among them those that are kept, and has the whole matrix.
     """
     device = next(network.parameters()).device
-    kept = set(np.linspace(0, len(clips) - 1, min(samples, len(clips))).round().astype(int).tolist())
     share = [i for i in range(len(clips)) if rank() == (0 if i in kept else i % world_size())]
     loader = make_eval_loader(clips, settings.evaluation.batch_size, pin_memory=device.type == "cuda", share=share)
     matrix = ConfusionMatrix(len(settings.space)).to(device)
@@ -150,9 +165,10 @@ def predict(network: VideoSegmenter, clip: VideoClip) -> torch.Tensor:
 
 def write_sample(folder: Path, name: str, clip: VideoClip, row: int, prediction: np.ndarray) -> None:
     """One frame as ``frame/``, ``truth/`` and ``prediction/`` PNGs of the same name."""
-    write_image(folder / "frame" / f"{name}.png", clip.frame(0)[row].permute(1, 2, 0).cpu().numpy())
-    write_label(folder / "truth" / f"{name}.png", clip.label(0)[row].cpu().numpy().astype(np.uint8))
-    write_label(folder / "prediction" / f"{name}.png", prediction.astype(np.uint8))
+    frame, truth, predicted = (folder / part / f"{name}.png" for part in PARTS)
+    write_image(frame, clip.frame(0)[row].permute(1, 2, 0).cpu().numpy())
+    write_label(truth, clip.label(0)[row].cpu().numpy().astype(np.uint8))
+    write_label(predicted, prediction.astype(np.uint8))
 
 
 def statistics_of(network: VideoSegmenter, settings: Settings) -> str:

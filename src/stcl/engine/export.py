@@ -24,6 +24,7 @@ from stcl.engine.model_folder import (
     UNSPECIFIED,
     WEIGHTS,
     digest,
+    new_model_folder,
     refuse_taken,
     without_places,
 )
@@ -31,7 +32,7 @@ from stcl.engine.networks import load_trained, save_trained
 from stcl.engine.provenance import describe_code
 from stcl.engine.settings import FlowSettings, Settings
 from stcl.errors import DataError, SettingError, lookup
-from stcl.files import new_folder, write_atomic
+from stcl.files import write_atomic
 from stcl.labels import IGNORE
 from stcl.models import VideoSegmenter
 from stcl.models.export import GRAPH_FORMATS, Graph, list_graphs, require_onnx
@@ -100,7 +101,7 @@ def export(
     network = load_trained(settings, folder.weights)
     size = check_size(settings, options)
     about = {**describe(settings, folder, network, options, size), "results": results}
-    with new_folder(out) as place:
+    with new_model_folder(out, force) as place:
         if options.format == "safetensors":
             _write_network(network, settings, place / WEIGHTS)
         else:

@@ -4,7 +4,6 @@ No label is opened. :mod:`stcl.report.flow` makes a page of the files.
 """
 
 import json
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -24,12 +23,18 @@ from stcl.engine.datamodule import make_flow, open_dataset
 from stcl.engine.settings import DomainSettings, Settings
 from stcl.errors import DataError, SettingError
 from stcl.files import write_atomic
+from stcl.folders import OwnFiles
 from stcl.ops.colors import flow_colours
 from stcl.ops.warp import UNKNOWN_PX, consistent, inside, photometric_error, warp
 from stcl.types import ClipSpec, FlowProvider
 
 SCHEMA = 1
-RECORD, PICTURES = "flow.json", "pictures"
+RECORD, PAGE, PICTURES = "flow.json", "flow.html", "pictures"
+VERB = "stcl flow --report"
+
+BOTH = ("frame", "previous")
+OF_FLOW = ("warped", "error", "flow", "validity")
+"""Pictures of a pair, and of each flow between its frames."""
 
 SHOWN = 3
 """Pairs of each domain that are kept as pictures."""
@@ -101,28 +106,48 @@ def measure_flow(settings: Settings, out: Path, pairs: int, against: Sequence[st
     """
     if pairs < 1:
         raise SettingError(f"--pairs counts pairs of frames of each domain: at least 1, not {pairs}.")
-    if out.exists() and not (out / RECORD).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise SettingError(f"{out} holds something else than a report about flow. Choose a new folder.")
-    names = [*dict.fromkeys((settings.flow.name, *against))]
-    shutil.rmtree(out / PICTURES, ignore_errors=True)
-    domains = {"source": settings.source, "target": settings.target}
+    own = OwnFiles(out, RECORD, VERB)
+    with own.alone():
+        return _measure(settings, own, pairs, [*dict.fromkeys((settings.flow.name, *against))], quiet)
+
+
+def _measure(settings: Settings, own: OwnFiles, pairs: int, names: list[str], quiet: bool) -> Path:
+    """The same in a folder that is this process's alone."""
+    out, domains = own.folder, {"source": settings.source, "target": settings.target}
     opened = {role: _open(settings, domain, names, pairs) for role, domain in domains.items()}
+    shown = {role: _shown(len(clips)) for role, (clips, _) in opened.items()}
+    files = [PAGE, *(_picture(role, item, name) for role in shown for item in shown[role] for name in _parts(names))]
+    own.begin(files)
     with Progress(disable=quiet) as progress:
         task = progress.add_task("flow", total=sum(len(clips) * len(names) for clips, _ in opened.values()))
         described = []
         for role, (clips, flows) in opened.items():
-            shown = {*np.linspace(0, len(clips) - 1, min(SHOWN, len(clips))).round().astype(int).tolist()}
             quality, kept = {name: Quality() for name in names}, list[dict[str, Any]]()
             for item in range(len(clips)):
-                keep = out / PICTURES / f"{role}_{item}" if item in shown else None
+                keep = out / PICTURES / f"{role}_{item}" if item in shown[role] else None
                 if (pictures := _compare(clips, item, flows, quality, keep)) is not None:
                     kept.append(pictures)
                 progress.advance(task, len(names))
             described.append({"role": role, "data": str(clips.dataset), **_described(clips, flows, quality, kept)})
     record = {"schema": SCHEMA, "title": settings.title, "flows": names, "domains": described}
-    record |= {"largest_error": 255 * LARGEST_ERROR, "date": time.strftime("%Y-%m-%d")}
+    record |= {"largest_error": 255 * LARGEST_ERROR, "date": time.strftime("%Y-%m-%d"), "files": files}
     write_atomic(out / RECORD, json.dumps(record, indent=1).encode())
     return out
+
+
+def _shown(count: int) -> list[int]:
+    """Which of so many pairs are kept as pictures, evenly spread."""
+    return [*dict.fromkeys(np.linspace(0, count - 1, min(SHOWN, count)).round().astype(int).tolist())]
+
+
+def _parts(names: Sequence[str]) -> list[str]:
+    """The pictures of a pair."""
+    return [*BOTH, *(f"{name}_{part}" for name in names for part in OF_FLOW)]
+
+
+def _picture(role: str, item: int, name: str) -> str:
+    """Where a picture lies below the report's folder."""
+    return f"{PICTURES}/{role}_{item}/{name}.png"
 
 
 def _open(
@@ -170,18 +195,18 @@ def _compare(
             if largest is None:  # one scale for all flows of a pair
                 largest = max(1.0, float(there.norm(dim=1)[seen].quantile(0.99))) if seen.any() else 1.0
             warped = warp(before, there)[0].permute(1, 2, 0).mul(255).round().byte().numpy()
-            pictures = {
-                "warped": warped,
-                "error": error_colours(error[0].numpy()),
-                "flow": shown_flow(there[0].numpy(), largest),
-                "validity": validity_colours(images[0], seen[0].numpy(), None if sure is None else sure[0].numpy()),
-            }
+            pictures = (
+                warped,
+                error_colours(error[0].numpy()),
+                shown_flow(there[0].numpy(), largest),
+                validity_colours(images[0], seen[0].numpy(), None if sure is None else sure[0].numpy()),
+            )
             shown["flows"][name] = {
-                part: _write(keep / f"{name}_{part}.png", image) for part, image in pictures.items()
+                part: _write(keep / f"{name}_{part}.png", image) for part, image in zip(OF_FLOW, pictures, strict=True)
             }
     if keep is None:
         return None
-    both = {"frame": _write(keep / "frame.png", images[0]), "previous": _write(keep / "previous.png", images[-1])}
+    both = {part: _write(keep / f"{part}.png", images[at]) for part, at in zip(BOTH, (0, -1), strict=True)}
     return {**shown, **both, "largest_px": largest}
 
 

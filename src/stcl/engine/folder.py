@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +11,8 @@ from typing import Any, Literal
 from stcl.engine.config import load_settings
 from stcl.engine.settings import Settings
 from stcl.errors import CheckpointError, DataError, SettingError
-from stcl.files import hold_lock, write_atomic
+from stcl.files import write_atomic
+from stcl.folders import hold_lock, refuse_others
 from stcl.plain_data import read_json
 
 State = Literal["running", "stopped", "failed", "finished"]
@@ -25,6 +26,17 @@ class RunFolder:
     last one and the one before), ``snapshots/`` (teacher and student, where wanted) and ``model.safetensors`` (the
     evaluated weights), which is written last: a folder without it is unfinished.
     """
+
+    written = (
+        "run.json",
+        "status.json",
+        "metrics.csv",
+        "events",
+        "checkpoints",
+        "snapshots",
+        "model.safetensors",
+    )
+    """What a run writes beside ``config.yaml``, which comes first."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -55,9 +67,15 @@ class RunFolder:
         return dict(sorted(found.items()))
 
     def refuse_taken(self) -> None:
-        """Two runs never share a folder."""
+        """Two runs never share a folder, and files of other people stay as they are."""
         if not self.config.exists():
+            refuse_others(self.path, self.written, (), "stcl train")
             return
+        if not self.config.stat().st_size:
+            raise SettingError(
+                f"{self.config} is empty, so nobody knows what was trained there (was the disk full?). Remove that "
+                "folder, or choose another with --out."
+            )
         if self.weights.is_file():
             raise SettingError(f"{self.path} holds a finished run. Choose another folder with --out.")
         raise SettingError(
@@ -66,28 +84,31 @@ class RunFolder:
         )
 
     def claim(self, settings: Settings, record: dict[str, Any]) -> None:
-        """Make the folder of a new run; of two that try at the same time one is refused."""
+        """Begin a new run in the folder, whose lock is held: afterwards it can go on, or nothing of it is there."""
+        self.refuse_taken()
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            with self.config.open("x", encoding="utf-8") as file:
-                file.write(settings.dump())
-            write_atomic(self.record, json.dumps(record, indent=1).encode())
-        except FileExistsError:
-            self.refuse_taken()
-            raise SettingError(
-                f"Cannot write run folder {self.path} (a file is there). Choose another with --out."
-            ) from None
+            write_atomic(self.config, settings.dump().encode(), durable=True)
+            try:
+                write_atomic(self.record, json.dumps(record, indent=1).encode(), durable=True)
+            except BaseException:
+                self.config.unlink()  # written just now
+                raise
         except OSError as error:
-            raise SettingError(
-                f"Cannot write run folder {self.path} ({error.strerror}). Choose another with --out."
-            ) from None
+            raise self._unwritable(error) from None
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Held while a process trains into the folder; ends with the process, however that ends."""
+        """Held while a process trains into the folder, which is made; ends with the process, however that ends."""
         busy = f"Another process is training into {self.path} right now. Wait for it, or stop it first."
-        with hold_lock(self.path / ".lock", busy):
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(hold_lock(self.path / ".lock", busy))
+            except OSError as error:
+                raise self._unwritable(error) from None
             yield
+
+    def _unwritable(self, error: OSError) -> SettingError:
+        return SettingError(f"Cannot write run folder {self.path} ({error.strerror}). Choose another with --out.")
 
     def write_status(self, state: State, step: int, steps: int, seconds: float, **more: Any) -> None:
         """Say how far the run is; ``seconds`` counts all of its parts."""

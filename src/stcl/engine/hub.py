@@ -20,12 +20,12 @@ from stcl.engine.model_folder import (
     CARD,
     UNSPECIFIED,
     check_files,
+    new_model_folder,
     read_about,
     refuse_taken,
     refuse_unknown,
 )
 from stcl.errors import MissingExtraError, SettingError
-from stcl.files import new_folder
 
 LOG_IN = "Log in with 'hf auth login', or set HF_TOKEN to a token from https://huggingface.co/settings/tokens"
 
@@ -53,7 +53,7 @@ def push(folder: Path, repository: str, private: bool = False, revision: str | N
                 f"{repository} is a local folder: --private and --revision are for the hub. Leave them out."
             )
         refuse_taken(place, force=False)
-        _copy(folder, place, about)
+        _copy(folder, place, force=False)
         return str(place)
     api, token = _api(), _token()
     with _plain_errors(repository):
@@ -86,13 +86,13 @@ def pull(repository: str, out: Path, revision: str | None = None, force: bool = 
         api = _api()
         with tempfile.TemporaryDirectory(prefix="stcl-pull-") as download:
             _download(api, repository, revision, Path(download))
-            _take(Path(download), out)
+            _copy(Path(download), out, force)
         return out
     if revision:
         raise SettingError(f"{repository} is a local folder and has no revisions: leave --revision out.")
     if not place.is_dir():
         raise SettingError(f"There is no folder {place}. Models of the hub are named owner/name.")
-    _take(place, out)
+    _copy(place, out, force)
     return out
 
 
@@ -129,14 +129,10 @@ def _download(api: Any, repository: str, revision: str | None, download: Path) -
     shutil.rmtree(download / ".cache", ignore_errors=True)  # the library's notes
 
 
-def _take(place: Path, out: Path) -> None:
-    about = read_about(place)
-    check_files(place, about)
-    _copy(place, out, about)
-
-
-def _copy(folder: Path, out: Path, about: dict[str, Any]) -> None:
-    with new_folder(out) as place:
+def _copy(folder: Path, out: Path, force: bool) -> None:
+    about = read_about(folder)
+    check_files(folder, about)
+    with new_model_folder(out, force) as place:
         for name in _files(about):
             if (folder / name).is_file():  # the card may be missing
                 shutil.copyfile(folder / name, place / name)

@@ -4,11 +4,10 @@ Nothing here sees a label of the target, whose loader has none. :mod:`stcl.repor
 """
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,13 +26,15 @@ from stcl.engine.steps import StepBoundary
 from stcl.engine.trainer import fit, make_trainer
 from stcl.errors import SettingError
 from stcl.files import write_atomic
+from stcl.folders import OwnFiles
 from stcl.labels import IGNORE
 from stcl.methods import AdaptationMethod, DomainBatch
 from stcl.methods.base import View
 from stcl.types import VideoClip
 
 SCHEMA = 1
-RECORD, PICTURES, PATCHES = "inspect.json", "pictures", "patches"
+RECORD, PAGE, PICTURES, PATCHES = "inspect.json", "inspect.html", "pictures", "patches"
+VERB = "stcl inspect"
 
 
 def inspect(subject: Settings | Path, out: Path, steps: int = 8) -> Path:
@@ -56,7 +57,12 @@ def inspect(subject: Settings | Path, out: Path, steps: int = 8) -> Path:
     """
     if steps < 1:
         raise SettingError(f"--steps counts the training steps until the one that is shown: at least 1, not {steps}.")
-    _refuse_foreign(out)
+    with OwnFiles(out, RECORD, VERB).alone():
+        return _inspect(subject, out, steps)
+
+
+def _inspect(subject: Settings | Path, out: Path, steps: int) -> Path:
+    """The same in a folder that is this process's alone."""
     start = Resume()
     if isinstance(subject, Path):
         folder, subject = RunFolder(subject), RunFolder(subject).settings()
@@ -72,8 +78,13 @@ def inspect(subject: Settings | Path, out: Path, steps: int = 8) -> Path:
     record = _describe(settings, watch, start.step)
     record["warmup"] = {"configured": subject.method.get("warmup", 0), "used": settings.method.get("warmup", 0)}
     record["logged"] = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    shutil.rmtree(out / PICTURES, ignore_errors=True)
-    record["views"] = {name: write_view(out, name, view, watch.batch) for name, view in (method.views or {}).items()}
+    views = {name: draw_view(name, view, watch.batch) for name, view in (method.views or {}).items()}
+    pictures = {path: pixels for clips in views.values() for clip in clips for path, pixels in clip.pictures.items()}
+    OwnFiles(out, RECORD, VERB).begin([*pictures, PAGE])
+    for path, pixels in pictures.items():
+        write_image(out / path, pixels)
+    record["views"] = {name: [clip.entry for clip in clips] for name, clips in views.items()}
+    record["files"] = [*pictures, PAGE]
     write_atomic(out / RECORD, json.dumps(record, indent=1).encode())
     return out
 
@@ -131,8 +142,15 @@ def _count(labels: Tensor, classes: int) -> Tensor:
     return torch.cat((counts[:classes], counts[IGNORE:]))
 
 
-def write_view(out: Path, name: str, view: View, batch: DomainBatch) -> list[dict[str, Any]]:
-    """Write the pictures of a view; of each clip their paths below ``out``, its mean weight and its ignored pixels.
+class Drawn(NamedTuple):
+    """A clip of a view: what the record says of it, and its pictures by their paths below the inspection's folder."""
+
+    entry: dict[str, Any]
+    pictures: dict[str, NDArray[np.uint8]]
+
+
+def draw_view(name: str, view: View, batch: DomainBatch) -> list[Drawn]:
+    """The pictures of a view; the record has their paths, the clip's mean weight and its ignored pixels.
 
     ``loaded`` (as the loader gave it), ``frame`` (at t) and ``previous`` are RGB, ``label`` train ids, ``outline`` 255
     inside patches, ``weight`` 255 times the weight where each pixel has its own.
@@ -150,15 +168,13 @@ def write_view(out: Path, name: str, view: View, batch: DomainBatch) -> list[dic
     pictures = {part: _bytes(values) for part, values in parts.items() if values is not None}
     clips = []
     for row, clip_name in enumerate(clip.names):
-        entry: dict[str, Any] = {"name": clip_name}
-        for part, pixels in pictures.items():
-            entry[part] = f"{PICTURES}/{name}_{row}_{part}.png"
-            write_image(out / entry[part], pixels[row])
+        paths = {part: f"{PICTURES}/{name}_{row}_{part}.png" for part in pictures}
+        entry: dict[str, Any] = {"name": clip_name, **paths}
         if weight is not None:
             entry["mean_weight"] = float(weight[row].float().mean())
         if labels is not None:
             entry["pixels"], entry["ignored"] = labels[row].numel(), int((labels[row] == IGNORE).sum())
-        clips.append(entry)
+        clips.append(Drawn(entry, {path: pictures[part][row] for part, path in paths.items()}))
     return clips
 
 
@@ -198,11 +214,3 @@ def _describe(settings: Settings, watch: Watch, first: int) -> dict[str, Any]:
         "ignored": {n: 100 * (1 - int(c.sum()) / pixels) for n, (c, pixels) in totals.items() if n != PATCHES},
         "config": settings.as_dict(),
     }
-
-
-def _refuse_foreign(out: Path) -> None:
-    """Only an earlier inspection is replaced."""
-    if out.is_dir() and any(out.iterdir()) and not (out / RECORD).is_file():
-        raise SettingError(f"{out} holds something else than an inspection. Choose an empty folder with --out.")
-    if out.exists() and not out.is_dir():
-        raise SettingError(f"Cannot write into {out} (a file is there). Choose another folder with --out.")

@@ -4,11 +4,14 @@ Nothing in it names a place on the machine that it was made on.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
 from stcl.errors import CheckpointError, SettingError, StclError, lookup
+from stcl.folders import hold_lock, new_folder
 from stcl.labels import LabelSpace, get_space
 from stcl.models import VideoSegmenter, build_segmenter, load_weights
 from stcl.plain_data import read_json
@@ -101,6 +104,29 @@ def refuse_taken(path: Path, force: bool) -> None:
         raise SettingError(f"{path} exists and is no model folder: it stays as it is. Choose another with --out.")
     if not force:
         raise SettingError(f"{path} holds a model. Choose another folder, or replace it with --force.")
+    known = {ABOUT, CARD, ".gitattributes", *(name for names in FORMAT_FILES.values() for name in names)}
+    others = sorted(entry.name for entry in path.iterdir() if entry.name not in known)
+    if others:
+        raise SettingError(
+            f"{path} holds more than a model, which --force would remove: {', '.join(others[:5])}. Move that away, or "
+            "choose another folder."
+        )
+
+
+@contextmanager
+def new_model_folder(path: Path, force: bool) -> Iterator[Path]:
+    """A folder to fill, which becomes the model folder ``path`` at the end, unless something else lies there by then.
+
+    Args:
+        path: as the user gave it.
+        force: replace a model folder.
+    """
+    path = path.resolve()
+    busy = f"Another process is writing the model {path} right now. Wait for it, or choose another folder."
+    with hold_lock(path.with_name(f".{path.name}.lock"), busy):
+        refuse_taken(path, force)
+        with new_folder(path, partial(refuse_taken, path, force)) as place:
+            yield place
 
 
 def open_model_folder(path: Path) -> tuple[VideoSegmenter, LabelSpace, tuple[int, int] | None]:

@@ -18,8 +18,9 @@ from stcl.data.video import name_of, open_source
 from stcl.engine.networks import OpenedModel, open_checkpoint
 from stcl.engine.predict import PredictOptions, check_frames, predict_frames
 from stcl.engine.recording import Outputs, Recording
-from stcl.errors import DataError, SettingError
+from stcl.errors import BusyError, DataError, SettingError
 from stcl.models import VideoSegmenter
+from stcl.names import same_file
 
 
 @dataclass(frozen=True)
@@ -98,22 +99,34 @@ def predict_files(
         wanted = {**request, "input": source.identity(), "fps": str(job.fps)}
         folder = out / source.name
         recordings.append((place, Recording(folder, source, model.space, job.outputs, wanted, job.force)))
+    busy = list[BusyError]()
     for place, recording in recordings:
-        if recording.finished:
-            yield Outcome(place, recording.folder, None)
-        else:
+        try:
             yield _record(place, recording, model, options, job)
+        except BusyError as error:  # it is in hands already; the others are not
+            busy.append(error)
+    if busy:
+        raise busy[0]
 
 
 def _record(place: str, recording: Recording, model: OpenedModel, options: PredictOptions, job: Job) -> Outcome:
-    """Segment one video into its folder."""
-    source, problem, started = recording.source, "", time.monotonic()
+    """Segment one video into its folder, unless that was done before."""
+    if recording.finished:
+        return Outcome(place, recording.folder, None)
+    with recording.writing():
+        if recording.finished:  # by another call, since this one looked
+            return Outcome(place, recording.folder, None)
+        return _segment(place, recording, model, options, job)
+
+
+def _segment(place: str, recording: Recording, model: OpenedModel, options: PredictOptions, job: Job) -> Outcome:
+    """Segment what is missing of one video."""
+    source, problem, made, started = recording.source, "", 0, time.monotonic()
     results = predict_frames(source, model.network, options, first=recording.first)
     if job.limit is not None:
         limit = job.limit
         results = takewhile(lambda result: result.index < limit, results)
-    made = 0
-    with recording.writing(), _progress(source, recording.first, job) as advance:
+    with _progress(source, recording.first, job) as advance:
         try:
             for result in results:
                 recording.add(result)
@@ -170,12 +183,12 @@ def check_names(inputs: Sequence[str]) -> None:
     taken: dict[str, str] = {}
     for place in inputs:
         name = name_of(place)
-        if name in taken:
+        if same_file(name) in taken:
             raise SettingError(
-                f"'{taken[name]}' and '{place}' would both go into the folder '{name}'. Give them in two calls with "
-                "another --out each."
+                f"'{taken[same_file(name)]}' and '{place}' would both go into the folder '{name}'. Give them in two "
+                "calls with another --out each."
             )
-        taken[name] = place
+        taken[same_file(name)] = place
 
 
 def fingerprint(network: VideoSegmenter) -> str:

@@ -5,8 +5,9 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from glob import escape
 from hashlib import blake2b
 from itertools import groupby, islice
 from pathlib import Path
@@ -30,12 +31,13 @@ from stcl.data.prepared import (
     prepared_folder,
     segment_folders,
 )
-from stcl.data.segments import Entry, Kind, Segment, write_segment
+from stcl.data.segments import Entry, Kind, Segment, is_segment, remove_segment, write_segment
 from stcl.engine.datamodule import training_clips
 from stcl.engine.networks import clip_specs
 from stcl.engine.settings import Settings
-from stcl.errors import DataError, SettingError, StclError
-from stcl.files import hold_lock, write_atomic
+from stcl.errors import BusyError, DataError, SettingError, StclError
+from stcl.files import write_atomic
+from stcl.folders import hold_lock
 
 SEGMENT_FRAMES = 32
 """Frames of a segment: what a kill costs at most for each worker."""
@@ -167,8 +169,25 @@ class _Preparation:
         return [segment for segment in opened if segment not in bad]
 
     def _remove(self, folder: Path) -> None:
-        self.removed += 1
-        shutil.rmtree(folder, ignore_errors=True)  # another process may be at it, too
+        """Remove a bad segment, unless another process is at it or has made it anew since it was looked at."""
+        with suppress(BusyError), self._lock(folder.name):
+            if is_segment(folder) and not self._is_good(folder):
+                remove_segment(folder)
+                self.removed += 1
+
+    def _is_good(self, folder: Path) -> bool:
+        """Whether a segment is whole, and made of files as they are now."""
+        try:
+            segment = Segment(folder)
+        except DataError:
+            return False
+        held, keys = PreparedFrames(self.folder, [segment]), {record.key: record for record in self.records}
+        records = [keys[kind, name] for kind, names in segment.names.items() for name in names if (kind, name) in keys]
+        return all(map(held.is_current, records)) and segment.is_whole()
+
+    def _lock(self, name: str) -> AbstractContextManager[None]:
+        """Of one segment."""
+        return hold_lock(self.folder / f".{name}.lock", f"Another process is making segment {name} of {self.folder}.")
 
     def _check_room(self, blocks: list[list[Record]]) -> None:
         """Say what it takes; refuse to begin what the disk cannot hold."""
@@ -188,16 +207,15 @@ class _Preparation:
         stamps = json.dumps([[*record.key, record.stamp] for record in records])
         name = f"{records[0].frame.name}-{blake2b(stamps.encode(), digest_size=4).hexdigest()}"
         try:
-            with ExitStack() as stack:
-                try:
-                    stack.enter_context(hold_lock(self.folder / f".{name}.lock", "busy"))
-                except SettingError:
+            with self._lock(name):
+                if is_segment(self.folder / name):
                     return 0
-                if (self.folder / name).exists():
-                    return 0
-                for rest in self.folder.glob(f".{name}.*.tmp"):  # of a process that was killed
+                remove_segment(self.folder / name)  # somebody has deleted its index
+                for rest in self.folder.glob(f".{escape(name)}.*.tmp"):  # of a process that was killed
                     shutil.rmtree(rest)
                 self._write(self.folder / name, records)
+        except BusyError:
+            return 0
         except OSError as error:
             raise DataError(
                 f"Cannot write prepared data to {self.folder} ({error.strerror or error}). What is finished is kept: "

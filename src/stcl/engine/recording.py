@@ -7,7 +7,6 @@ lies in ``.parts``, which is written last; what a killed process leaves beyond t
 import csv
 import io
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,12 +20,13 @@ from stcl.data.frames import FrameSource
 from stcl.data.io import write_label, write_palette
 from stcl.engine.checkpoint import changed_keys
 from stcl.engine.predict import FrameResult
+from stcl.engine.prediction_folder import LOCK, PredictionFolder
 from stcl.errors import DataError, MissingExtraError, SettingError, lookup
-from stcl.files import hold_lock, write_atomic
+from stcl.files import write_atomic
 from stcl.films import VideoWriter, join_films
+from stcl.folders import hold_lock
 from stcl.labels import LabelSpace, raw_ids_of
 from stcl.ops.colors import overlay
-from stcl.plain_data import read_json
 
 OUTPUTS = {
     "overlay": "overlay.mp4, the video with the classes' colours laid over it",
@@ -40,9 +40,6 @@ IDS = {"train": None, "cityscapes": "cityscapes_seq"}
 """Ids of label maps by name: the position in the label space, or a data set's own."""
 
 TABLES = ("csv", "parquet")
-RECORD = "prediction.json"
-PARTS = ".parts"
-LOCK = ".lock"
 OVERLAY_ALPHA = 0.5
 PRESET = "veryfast"
 """Of the overlay's encoder: it shares the processor with the network."""
@@ -100,13 +97,19 @@ class Recording:
     _film: VideoWriter | None = None
 
     def __post_init__(self) -> None:
-        self._parts = self.folder / PARTS
+        self._place = PredictionFolder(self.folder)
         self.request = json.loads(json.dumps(self.request))  # as it will be read again
-        record = self._record()
+        self._look()
+
+    def _look(self) -> None:
+        """What is there: a finished result, one to go on with, or one to begin anew; anything else is refused."""
+        record = self._place.read_record(self.force)
+        self._anew, self.finished, self.first = True, False, 0
         if self.force or record is None:
             return
-        if record["state"] != "finished" and not self._finished_parts():
-            self.force = True  # what a killed process left before its first part was finished
+        self.finished = record["state"] == "finished"
+        parts = [] if self.finished else self._place.read_parts()
+        if not (self.finished or parts):  # what a killed process left before its first part was finished
             return
         changed = sorted(changed_keys(record["request"], self.request))
         if changed:
@@ -114,39 +117,48 @@ class Recording:
                 f"{self.folder} holds the prediction of another call (different: {', '.join(changed)}). Choose another "
                 "folder with --out, or replace it with --force."
             )
-        self.finished = record["state"] == "finished"
         if self.source.live:
-            state = "a" if self.finished else f"an unfinished (its parts are in {self._parts})"
+            state = "a" if self.finished else f"an unfinished (its parts are in {self._place.parts})"
             raise SettingError(
                 f"{self.folder} holds {state} recording of this live source, which cannot go on. Choose another folder "
                 "with --out, or replace it with --force."
             )
-        self.first = 0 if self.finished else sum(len(part["rows"]) for part in self._finished_parts())
+        self._anew, self.first = False, sum(len(part["rows"]) for part in parts)
 
     @contextmanager
     def writing(self) -> Iterator["Recording"]:
-        """Held while frames are added; what is not in a finished part when it ends is given up."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Held while frames are added; what is not in a finished part when it ends is given up.
+
+        What is there is looked at once more: another call may have finished it meanwhile, or come further.
+        """
         busy = f"Another process is predicting into {self.folder} right now. Wait for it, or stop it first."
         with hold_lock(self.folder / LOCK, busy):
-            if self.force:
-                self._clear()
-            self._parts.mkdir(exist_ok=True)
-            self._write_record("running")
+            self._look()
+            if not self.finished:
+                self._begin()
             try:
                 yield self
             except BaseException as error:
                 self._close_film(error)
                 raise
 
+    def _begin(self) -> None:
+        """Make room, and say what will be written."""
+        if self._anew:
+            self._place.clear()
+        names = {"overlay": "overlay.mp4", "shares": f"shares.{self.outputs.shares}"}
+        self._place.claim(*(name for output, name in names.items() if output in self.outputs.save))
+        self._write_record("running")
+        self._place.parts.mkdir(exist_ok=True)
+
     def add(self, result: FrameResult) -> None:
         """Keep what is wanted of the next frame."""
         if "labels" in self.outputs.save:
             label, palette = self._in_ids(result.labels)
-            write_palette(self.folder / "labels" / f"{result.name}.png", label, palette)
+            write_palette(self._place.claim_picture(f"labels/{result.name}.png"), label, palette)
         if "confidence" in self.outputs.save and result.confidence is not None:
             grey = np.rint(result.confidence * 255).astype(np.uint8)
-            write_label(self.folder / "confidence" / f"{result.name}.png", grey)
+            write_label(self._place.claim_picture(f"confidence/{result.name}.png"), grey)
         if "overlay" in self.outputs.save:
             if self._film is None:
                 path = self._part_path(result.index).with_suffix(".mp4")
@@ -171,12 +183,13 @@ class Recording:
         """
         if self._rows:
             self._finish_part()
-        parts = self._finished_parts()
+        parts = self._place.read_parts()
         rows = [row for part in parts for row in part["rows"]]
         if not rows:
             raise DataError(problem or f"'{self.source.name}' gave no frame.")
         if "overlay" in self.outputs.save:
-            films = [(self._parts / part["film"], part["rows"][0]["ticks"] * self.source.time_base_s) for part in parts]
+            base_s, place = self.source.time_base_s, self._place.parts
+            films = [(place / part["film"], part["rows"][0]["ticks"] * base_s) for part in parts]
             join_films(self.folder / "overlay.mp4", films)
         if "shares" in self.outputs.save:
             self._write_shares(rows)
@@ -188,7 +201,7 @@ class Recording:
             problem=problem,
             seconds=round(seconds, 1),
         )
-        shutil.rmtree(self._parts)
+        self._place.remove_parts()
         return len(rows)
 
     def _finish_part(self) -> None:
@@ -205,13 +218,7 @@ class Recording:
             film.__exit__(type(error) if error else None, error, None)
 
     def _part_path(self, first: int) -> Path:
-        return self._parts / f"{first:08d}.json"
-
-    def _finished_parts(self) -> list[dict[str, Any]]:
-        try:
-            return [read_json(path) for path in sorted(self._parts.glob("*.json"))]
-        except ValueError as error:
-            raise DataError(f"The parts in {self._parts} are damaged ({error}). Begin anew with --force.") from None
+        return self._place.parts / f"{first:08d}.json"
 
     def _in_ids(self, labels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """The label map in the ids that are wanted, and the palette that belongs to them."""
@@ -239,38 +246,10 @@ class Recording:
         csv.writer(text, lineterminator="\n").writerows([[*columns], *zip(*columns.values(), strict=True)])
         write_atomic(self.folder / "shares.csv", text.getvalue().encode())
 
-    def _record(self) -> dict[str, Any] | None:
-        """What an earlier call says of itself; None in a new or empty folder."""
-        path = self.folder / RECORD
-        if path.is_file():
-            try:
-                record = read_json(path)
-                if not isinstance(record, dict) or not {"state", "request"} <= record.keys():
-                    raise ValueError("it does not say what was asked for")
-            except ValueError as error:
-                if self.force:
-                    return None
-                raise DataError(f"{path} is damaged ({error}). Begin anew with --force.") from None
-            return record
-        if self.folder.is_dir() and any(path.name not in (LOCK, PARTS) for path in self.folder.iterdir()):
-            raise SettingError(
-                f"{self.folder} is not empty and holds no prediction: it stays as it is. Choose another folder with "
-                "--out."
-            )
-        return None
-
     def _write_record(self, state: str, **more: Any) -> None:
         height, width = self.source.size
         about = {"fps": float(self.source.fps), "size": [width, height], "classes": list(self.space.names)}
-        record = {"state": state, "request": self.request, **about, **more}
-        write_atomic(self.folder / RECORD, json.dumps(record, indent=1).encode())
-
-    def _clear(self) -> None:
-        """Remove what an earlier call has written, and nothing else."""
-        for name in (RECORD, "overlay.mp4", "shares.csv", "shares.parquet"):
-            (self.folder / name).unlink(missing_ok=True)
-        for name in ("labels", "confidence", PARTS):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
+        self._place.write_record({"state": state, "request": self.request, **about, **more})
 
 
 def _pyarrow() -> Any:

@@ -5,7 +5,8 @@ What lies in a run folder is said by :class:`stcl.engine.folder.RunFolder`.
 
 import errno
 import json
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,19 @@ def resume(run: Path, overrides: list[str] | None = None, quiet: bool = False) -
             f"A run goes on with the settings that it began with; {', '.join(sorted(changed))} would change its "
             f"result. These may change: {', '.join(sorted(FREE_KEYS))}. Start a new run for anything else."
         )
-    return run if folder.weights.is_file() else _run(settings, folder, find_checkpoint(folder, settings), quiet)
+    if folder.weights.is_file():
+        return run
+    with _alone(folder):
+        if folder.weights.is_file():  # another process has finished it since
+            return run
+        return _run(settings, folder, find_checkpoint(folder, settings), quiet)
+
+
+@contextmanager
+def _alone(folder: RunFolder) -> Iterator[None]:
+    """The first process of a run holds its folder, and looks at what is in it only then."""
+    with folder.lock() if is_first_process() else nullcontext():
+        yield
 
 
 def _run(settings: Settings, folder: RunFolder, start: Resume | None, quiet: bool) -> Path:
@@ -95,9 +108,9 @@ def _run(settings: Settings, folder: RunFolder, start: Resume | None, quiet: boo
     if settings.training.sync_batchnorm and trainer.world_size > 1:
         synchronise_norms(method, trainer.strategy.root_device.type)
     prepare_networks(method, settings.training)
-    if first:
-        _write_record(settings, folder, start, data, trainer)  # only now: bad settings leave no folder behind
-    with folder.lock() if first else nullcontext(), stop.restored():
+    with _alone(folder) if start is None else nullcontext(), stop.restored():
+        if first:
+            _write_record(settings, folder, start, data, trainer)  # only now: bad settings leave no folder behind
         try:
             boundary.write_status(trainer, "running")
             _fit(trainer, method, data, start, settings, folder)
@@ -127,7 +140,7 @@ def _write_record(
     if start is None:
         folder.claim(settings, record)
         return
-    known = folder.read_record()
+    known = folder.read_record() or record  # killed when it had just begun
     folder.compare_data(known.get("data", {}), record["data"])
     notes = [*start.notes]
     if start.processes not in (0, trainer.world_size):

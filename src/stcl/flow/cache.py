@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from stcl.errors import DataError
 from stcl.files import write_atomic
 from stcl.flow.formats import UNREADABLE_ARRAY
+from stcl.names import file_name
 from stcl.types import FrameRef
 
 VERSION = "1"
@@ -69,7 +70,7 @@ class CachedFlow:
 
     def path(self, a: FrameRef, b: FrameRef) -> Path:
         """File of the flow a -> b."""
-        return self.folder / f"{a.name}_to_{b.name}.npz"
+        return self.folder / f"{file_name(f'{a.name}_to_{b.name}')}.npz"
 
     def __call__(
         self, a: FrameRef, b: FrameRef, image_a: NDArray[np.uint8], image_b: NDArray[np.uint8]

@@ -4,6 +4,7 @@ The benchmarks publish ``<frame>_<previous frame>_int16_x10.npy``; own files are
 ending ``.flo``, ``.png`` or ``.npy``. See docs/flow.md for the names and where they are looked for.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from stcl.errors import DataError, SettingError
 from stcl.flow.formats import X10, read_flow
+from stcl.names import LONGEST_BYTES
 from stcl.ops.warp import UNKNOWN_PX, resize_flow
 from stcl.types import FrameRef
 
@@ -90,7 +92,7 @@ class FilesFlow:
 
 
 def names(a: FrameRef, b: FrameRef) -> list[str]:
-    """Names of the files that can hold the flow a -> b, in the order in which they are looked for."""
+    """Names of the files that can hold the flow a -> b, in the order in which they are looked for; none is too long."""
     one, other = _stem(a), _stem(b)
     pairs = dict.fromkeys(((one, other), (a.name, b.name)))
     found = [f"{first}_to_{second}{ending}" for first, second in pairs for ending in _ENDINGS]
@@ -99,7 +101,7 @@ def names(a: FrameRef, b: FrameRef) -> list[str]:
         found += [f"{one}_{digits[0]}{X10}", f"{one}{digits[0]}{X10}"]
     if b.number == a.number - 1:
         found.append(f"{one}{X10}")
-    return found
+    return [name for name in found if len(os.fsencode(name)) <= LONGEST_BYTES]
 
 
 def fit(flow: NDArray[np.float32], known: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.float32]:

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from stcl.errors import DataError
+from stcl.files import write_atomic
 from stcl.labels import PALETTE
 from stcl.plain_data import read_json
 from stcl.report.figures import MARGIN_PX, PANEL_PX, confusion_changes, short, ticks, value_range
@@ -104,7 +105,7 @@ def write_analysis(folder: Path) -> Path:
         sheets=[frame_uri(folder / f"worst_{row}.png", SHEET_PX) for row in range(len(runs))],
     )
     out = folder / "analysis.html"
-    out.write_text(text, encoding="utf-8")
+    write_atomic(out, text.encode())
     return out
 
 

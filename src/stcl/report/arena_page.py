@@ -9,6 +9,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from stcl.files import write_atomic
+from stcl.folders import OwnFiles
 from stcl.report.arena import NOTE, RARE, ArenaRow, ArenaTable, Block, as_json, cells, header, markdown, spread_text
 from stcl.report.figures import ticks
 from stcl.report.page import template
@@ -19,8 +20,14 @@ LETTER_PX = 7.2
 """About the width of a letter of a row's label."""
 
 
+def check_place(out: Path) -> None:
+    """Refuse a folder in which files of an arena's names are somebody else's."""
+    OwnFiles(out, "arena.json", "stcl arena").check(("arena.md", "arena.html"))
+
+
 def write_table(table: ArenaTable, out: Path) -> None:
     """Write ``arena.json``, ``arena.md`` and ``arena.html`` into the folder ``out``, each whole or not at all."""
+    check_place(out)
     write_atomic(out / "arena.json", json.dumps(as_json(table), indent=1).encode())
     write_atomic(out / "arena.md", markdown(table).encode())
     write_atomic(out / "arena.html", page(table).encode())

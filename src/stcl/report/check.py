@@ -17,7 +17,7 @@ from stcl.files import encode_image, write_atomic
 from stcl.labels import LabelSpace
 from stcl.ops.colors import overlay
 from stcl.report.inspect import bar_length, share_text
-from stcl.report.page import duration_text, template
+from stcl.report.page import duration_text, refuse_other_page, template
 from stcl.report.pictures import data_uri
 
 GROUPS = {
@@ -98,10 +98,16 @@ def class_shares(domain: dict[str, Any]) -> dict[str, float]:
     return {name: 100 * count / total for name, count in pixels.items()}
 
 
-def write_check(record: dict[str, Any], out: Path) -> Path:
-    """Write the page ``out`` about a check, whole or not at all, and return its path."""
+def check_page(out: Path) -> None:
+    """Refuse what cannot be the page of a check, or is somebody else's file."""
     if out.suffix != ".html":
         raise SettingError(f"--out is the page to write, such as check.html, not '{out}'.")
+    refuse_other_page(out)
+
+
+def write_check(record: dict[str, Any], out: Path) -> Path:
+    """Write the page ``out`` about a check, whole or not at all, and return its path."""
+    check_page(out)
     palette = LabelSpace("checked", tuple(record["classes"])).palette
     counted = [domain for domain in record["domains"] if domain["pixels"]]
     page = template("check.html.j2", share=share_text, bar=bar_length)

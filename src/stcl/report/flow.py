@@ -1,7 +1,6 @@
 """The page about how well optical flow explains the frames, made from the files that a measurement wrote."""
 
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,9 @@ import numpy as np
 from PIL import Image
 
 from stcl.errors import DataError
+from stcl.files import write_atomic
 from stcl.ops.colors import flow_colours
+from stcl.plain_data import read_json
 from stcl.report.page import template
 from stcl.report.pictures import data_uri, frame_uri
 
@@ -56,7 +57,7 @@ def write_flow_page(folder: Path) -> Path:
         wheel=colour_wheel(),
     )
     path = folder / "flow.html"
-    path.write_text(text, encoding="utf-8")
+    write_atomic(path, text.encode())
     return path
 
 
@@ -64,7 +65,7 @@ def read_flow_record(folder: Path) -> dict[str, Any]:
     """What ``folder/flow.json`` holds."""
     path = folder / "flow.json"
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
     except (OSError, ValueError) as error:
         raise DataError(f"Cannot read '{path}' ({error}). 'stcl flow CONFIG --report DIR' writes it.") from None
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stcl.errors import DataError
-from stcl.files import encode_image
+from stcl.files import encode_image, write_atomic
 from stcl.labels import IGNORE, LabelSpace
 from stcl.ops.colors import colourise
 from stcl.plain_data import read_json
@@ -61,7 +61,7 @@ def write_inspection(folder: Path) -> Path:
             for name in sorted(record["views"], key=lambda name: [*VIEWS, name].index(name))
         ],
     )
-    (folder / "inspect.html").write_text(text, encoding="utf-8")
+    write_atomic(folder / "inspect.html", text.encode())
     return folder / "inspect.html"
 
 

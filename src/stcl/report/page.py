@@ -15,7 +15,9 @@ import numpy as np
 import yaml
 from markupsafe import Markup
 
-from stcl.errors import DataError
+from stcl.errors import DataError, SettingError
+from stcl.files import write_atomic
+from stcl.folders import hold_lock, refuse_others
 from stcl.report.figures import confusion_changes, loss_panels, series_class
 from stcl.report.pictures import MIME, data_uri, frame_uri, label_uri, read_label
 from stcl.report.results import read_metrics
@@ -36,6 +38,12 @@ EMBED_BYTES = 8_000_000
 
 PICTURE_PX = 640
 """Widest picture in the page."""
+
+REPORT = ("report.html", "results.md", "results.csv")
+"""What a report is: the page, and the tables beside it."""
+
+_GENERATOR = b'<meta name="generator" content="stcl">'
+_HEAD_BYTES = 1000
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,7 @@ def write_page(
         seconds: wall-clock time by what took it.
     """
     out = out / "report.html" if out.suffix != ".html" else out
+    refuse_other_page(out)
     comparison = compare(runs)
     roles = find_roles(comparison)
     subject = roles.baseline if roles.adapted is None else roles.adapted
@@ -92,8 +101,7 @@ def write_page(
         commands=list(commands),
         seconds={name: duration_text(value) for name, value in (seconds or {}).items()},
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text, encoding="utf-8")
+    write_atomic(out, text.encode())
     return out
 
 
@@ -107,11 +115,26 @@ def write_report(
     seconds: Mapping[str, float] | None = None,
 ) -> Comparison:
     """Write `report.html`, `results.md` and `results.csv` into the folder ``out``; arguments as :func:`write_page`."""
-    comparison = compare(runs)
-    write_page(out / "report.html", runs, title, summary, video, commands, seconds)
-    (out / "results.md").write_text(markdown_table(comparison), encoding="utf-8")
-    (out / "results.csv").write_text(csv_table(comparison), encoding="utf-8")
+    comparison, verb = compare(runs), "stcl report"
+    with hold_lock(out / ".report.lock", f"Another '{verb}' is writing into {out} right now. Wait for it."):
+        page, *tables = (out / name for name in REPORT)
+        if not page.exists():
+            refuse_others(out, REPORT[1:], (), verb)  # a page of ours vouches for the tables beside it
+        write_page(page, runs, title, summary, video, commands, seconds)
+        for path, table in zip(tables, (markdown_table, csv_table), strict=True):
+            write_atomic(path, table(comparison).encode())
     return comparison
+
+
+def refuse_other_page(path: Path) -> None:
+    """Only a page that this package has written is replaced."""
+    if not os.path.lexists(path):
+        return
+    if path.is_file():
+        with path.open("rb") as file:
+            if _GENERATOR in file.read(_HEAD_BYTES):
+                return
+    raise SettingError(f"{path} is there and is no page of stcl: it stays as it is. Choose another --out, or move it.")
 
 
 def duration_text(seconds: float) -> str:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from stcl.errors import DataError
 from stcl.labels import IGNORE
+from stcl.plain_data import read_json
 from stcl.report.pictures import read_label
 from stcl.report.results import Protocol, iou_percent, mean_percent
 from stcl.report.tables import Comparison, delta_text
@@ -101,8 +102,20 @@ def _shared_names(folders: dict[int, Path]) -> list[str]:
     if not folders:
         return []
     home = next(iter(folders.values()))
-    parts = [home / "frame", home / "truth", *[folder / "prediction" for folder in folders.values()]]
-    return sorted(set.intersection(*[{path.stem for path in part.glob("*.png")} for part in parts]))
+    parts = [(home, "frame"), (home, "truth"), *((folder, "prediction") for folder in folders.values())]
+    return sorted(set.intersection(*(_names(folder, part) for folder, part in parts)))
+
+
+def _names(folder: Path, part: str) -> set[str]:
+    """Pictures of the evaluation; others beside them count only where no list tells which are its own."""
+    there = {path.stem for path in (folder / part).glob("*.png")}
+    try:
+        listed = read_json(folder / "samples.json")["files"]
+    except FileNotFoundError:
+        return there
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"'{folder / 'samples.json'}' is damaged ({error}). Evaluate the run again.") from None
+    return {name for name in there if f"{part}/{name}.png" in listed}
 
 
 def _frame_scores(folders: dict[int, Path], name: str, protocol: Protocol) -> dict[int, float]:

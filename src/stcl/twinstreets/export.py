@@ -24,13 +24,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from stcl.errors import DataError, SettingError, lookup
 from stcl.files import EXACT_FLOW_FOLDER, encode_flow, encode_image, exact_flow_path, write_atomic
+from stcl.folders import hold_lock
 from stcl.labels import get_space
+from stcl.names import file_name
 from stcl.plain_data import read_json
 from stcl.twinstreets.clip import StreetClip
 from stcl.twinstreets.layouts import LAYOUTS, Layout
 from stcl.twinstreets.parts import SPACE_NAME
 from stcl.twinstreets.seeding import VERSION
 from stcl.twinstreets.styles import get_style
+
+LOCK = ".twinstreets_{split}.lock"
 
 _SYNTHIA_SIZE = (1280, 760)
 
@@ -73,8 +77,12 @@ class ExportRequest:
         get_style(self.style, self.style_seed)
         if min(self.clips, self.frames) < 1:
             raise SettingError(f"An export needs at least 1 clip of 1 frame, found {self.clips} of {self.frames}.")
-        if not self.split.replace("-", "").replace("_", "").isalnum():
-            raise SettingError(f"Split '{self.split}' becomes part of file names: use letters, digits, '-' and '_'.")
+        plain = self.split.replace("-", "").replace("_", "").isalnum()
+        if not plain or self.split != file_name(self.split):
+            raise SettingError(
+                f"Split '{self.split}' becomes part of file names: use a few letters, digits, '-' and '_', and no name "
+                "of a device."
+            )
         if self.label_every not in (None, 1):
             raise SettingError(
                 f"label_every is none (as in the real data set) or 1 (every frame), not {self.label_every}."
@@ -143,6 +151,15 @@ def export(root: str | Path, request: ExportRequest, workers: int = 1, progress:
         progress: show a bar and messages on standard error.
     """
     root = Path(root).expanduser()
+    if root.exists() and not root.is_dir():
+        raise DataError(f"Cannot export to {root}: it is a file. Give a folder.")
+    busy = f"Another process is rendering split '{request.split}' into {root} right now. Wait for it, or stop it first."
+    with hold_lock(root / LOCK.format(split=request.split), busy):
+        return _export(root, request, workers, progress)
+
+
+def _export(root: Path, request: ExportRequest, workers: int, progress: bool) -> ExportResult:
+    """The same in a folder that is this process's alone."""
     manifest = root / f"twinstreets_{request.split}.json"
     partial = manifest.with_suffix(".partial")
     _refuse_foreign(root, manifest, partial, request)
@@ -220,8 +237,6 @@ def _flow_path(root: Path, request: ExportRequest, layout: Layout, clip: int, pa
 
 def _refuse_foreign(root: Path, manifest: Path, partial: Path, request: ExportRequest) -> None:
     """Raise unless the split's folders are empty or were begun by the same request."""
-    if root.exists() and not root.is_dir():
-        raise DataError(f"Cannot export to {root}: it is a file. Give a folder.")
     stored = next((path for path in (manifest, partial) if path.exists()), None)
     if stored is None:
         found = next(_contents(root, request), None)
@@ -235,7 +250,7 @@ def _refuse_foreign(root: Path, manifest: Path, partial: Path, request: ExportRe
         before = dict(read_json(stored))
     except (ValueError, TypeError) as error:
         raise DataError(
-            f"Export record {stored} is damaged ({error}). Delete the folder {root} and run again."
+            f"Export record {stored} is damaged ({error}). Delete it and what was rendered with it, and run again."
         ) from error
     now = request.to_json()
     changed = [
@@ -254,4 +269,4 @@ def _contents(root: Path, request: ExportRequest) -> Iterator[Path]:
         for template in LAYOUTS[request.layout].folders:
             folder = root if template == "*" else root / template.format(split=request.split)
             for base in (folder, root / EXACT_FLOW_FOLDER / folder.relative_to(root)):
-                yield from (path for path in base.glob("*") if path != base)
+                yield from (path for path in base.glob("*") if path != base and not path.match(LOCK.format(split="*")))
