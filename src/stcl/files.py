@@ -53,7 +53,8 @@ def write_atomic(path: Path, content: bytes | memoryview, durable: bool = False,
             path.replace(keep_as)
         temporary.replace(path)
     except OSError as error:
-        error.filename = str(path)  # a full disk names no file, others the temporary one
+        if error.errno is not None:
+            error.filename = str(path)  # a full disk names no file, other errors the temporary one
         raise
     finally:
         temporary.unlink(missing_ok=True)

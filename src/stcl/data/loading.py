@@ -15,6 +15,7 @@ from rich.progress import track
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from stcl.data.clips import ClipDataset
+from stcl.disks import explain_full_memory
 from stcl.errors import DataError, SettingError
 from stcl.types import VideoClip, stack_clips
 
@@ -129,10 +130,11 @@ class ClipLoader(DataLoader[VideoClip]):
     """A loader of clips that passes a :class:`DataError` of a worker on as it is, without a worker's traceback."""
 
     def __iter__(self) -> Iterator[VideoClip]:  # type: ignore[override]
-        for batch in super().__iter__():
-            if isinstance(batch, DataError):
-                raise batch
-            yield batch
+        with explain_full_memory():
+            for batch in super().__iter__():
+                if isinstance(batch, DataError):
+                    raise batch
+                yield batch
 
 
 def make_loader(

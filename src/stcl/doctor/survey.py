@@ -17,6 +17,7 @@ from stcl.data.base import VideoDataset
 from stcl.data.clips import ClipDataset
 from stcl.data.io import resize_image, unusual_format
 from stcl.data.loading import start_worker
+from stcl.disks import explain_full_memory
 from stcl.errors import DataError, StclError
 from stcl.labels import LabelSpace
 from stcl.ops.warp import inside, photometric_error
@@ -194,7 +195,7 @@ def _in_parallel(read: Callable[[int], Any], count: int, workers: int, quiet: bo
         worker_init_fn=start_worker,
     )
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=quiet, transient=True, console=Console(stderr=True)) as bar:
+    with Progress(*columns, disable=quiet, transient=True, console=Console(stderr=True)) as bar, explain_full_memory():
         task, found = bar.add_task(title, total=count), []
         for facts in items:
             found.append(facts)

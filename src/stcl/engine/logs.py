@@ -55,7 +55,7 @@ class MetricsFile(Logger):
             self._columns += further
             self._write([*rows, row])
         else:
-            with self.path.open("a", encoding="utf-8", newline="") as file:
+            with self.path.open("a", encoding="utf-8", newline="") as file:  # a reader leaves out half a row
                 file.write(self._text([row], header=False))
 
     def _begin(self) -> None:

@@ -32,6 +32,7 @@ from stcl.data.prepared import (
     segment_folders,
 )
 from stcl.data.segments import Entry, Kind, Segment, is_segment, remove_segment, write_segment
+from stcl.disks import explain_full_memory
 from stcl.engine.datamodule import training_clips
 from stcl.engine.networks import clip_specs
 from stcl.engine.settings import Settings
@@ -249,10 +250,11 @@ class _Preparation:
             worker_init_fn=start_worker,
         )
         hidden, console = self.quiet or not items, Console(stderr=True)
-        for result in track(loader, text, len(items), disable=hidden, transient=True, console=console):
-            if isinstance(result, StclError):
-                raise result
-            yield result
+        with explain_full_memory():
+            for result in track(loader, text, len(items), disable=hidden, transient=True, console=console):
+                if isinstance(result, StclError):
+                    raise result
+                yield result
 
 
 class _Work(Dataset[Any]):

@@ -3,7 +3,6 @@
 What lies in a run folder is said by :class:`stcl.engine.folder.RunFolder`.
 """
 
-import errno
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -14,6 +13,7 @@ import torch
 from lightning.pytorch import Trainer
 from rich.console import Console
 
+from stcl.disks import FULL
 from stcl.engine.checkpoint import FREE_KEYS, CompleteState, Resume, changed_keys, find_checkpoint
 from stcl.engine.config import load_settings
 from stcl.engine.datamodule import DomainData
@@ -169,14 +169,14 @@ def _fit(
     try:
         fit(trainer, method, data, None if start is None else start.path, settings)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in FULL:
             raise
         kept = (
             f"The last good checkpoint stays: {folder.checkpoint}" if folder.checkpoint.exists() else "Nothing is lost"
         )
         raise TrainingError(
-            f"The disk of {folder.path} is full ({error.strerror}). {kept}. Make room and go on with: stcl train "
-            f"--resume {folder.path}."
+            f"The disk of {error.filename or folder.path} is full ({error.strerror}). {kept}. Make room and go on "
+            f"with: stcl train --resume {folder.path}."
         ) from error
 
 

@@ -8,6 +8,7 @@ import cv2
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.data import DataLoader, Dataset
 
+from stcl.disks import explain_full_memory
 from stcl.errors import SettingError, StclError
 from stcl.flow.cache import CachedFlow
 
@@ -40,7 +41,7 @@ def precompute(clips: Clips, workers: int = 0, progress: bool = True) -> int:
         _Touch(clips), batch_size=None, num_workers=workers, worker_init_fn=_single_threaded
     )
     columns = (TextColumn("flow -> {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not progress) as bar:
+    with Progress(*columns, disable=not progress) as bar, explain_full_memory():
         task = bar.add_task(str(clips.flow.folder), total=len(clips))
         for outcome in loader:
             if isinstance(outcome, StclError):

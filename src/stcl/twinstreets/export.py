@@ -80,8 +80,8 @@ class ExportRequest:
         plain = self.split.replace("-", "").replace("_", "").isalnum()
         if not plain or self.split != file_name(self.split):
             raise SettingError(
-                f"Split '{self.split}' becomes part of file names: use a few letters, digits, '-' and '_', and no name "
-                "of a device."
+                f"Split '{self.split}' becomes part of file names: use letters, digits, '-' and '_', and no name of a "
+                "device."
             )
         if self.label_every not in (None, 1):
             raise SettingError(
