@@ -3,6 +3,7 @@
 import csv
 import json
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -198,6 +199,120 @@ def test_what_a_kill_left_without_a_finished_part_is_no_obstacle(predict, street
     assert sorted(path.name for path in (tmp_path / "out" / "street").iterdir()) == ["prediction.json", "shares.csv"]
 
 
+def half_done(predict: Run, street: Path, monkeypatch) -> tuple[object, ...]:
+    """A prediction that ended within its second part; returns its words."""
+    write = recording.write_palette
+
+    def full(path: Path, *rest: object) -> None:
+        if path.stem == "000007":
+            raise OSError(28, "No space left on device", str(path))
+        write(path, *rest)
+
+    words = (street, "--save", "labels", "shares", "--part-frames", 5)
+    with monkeypatch.context() as patch:
+        patch.setattr(recording, "write_palette", full)
+        assert predict(*words)[0] == 2
+    return words
+
+
+@pytest.mark.parametrize("state", ["half done", "new"])
+def test_what_another_call_has_finished_since_is_left_alone(
+    predict, street, tmp_path, moving_frames, monkeypatch, state
+) -> None:
+    """A call looks at all of its inputs first; when it comes to the second one, another call has finished that."""
+    words = half_done(predict, street, monkeypatch) if state == "half done" else (street, "--save", "labels", "shares")
+    write_image(tmp_path / "first" / "0.png", moving_frames(1)[0])
+    done, look = list[int](), recording.Recording.writing
+
+    def other_call_first(self):
+        if self.folder.name == "street" and not done:
+            done.append(0)
+            done[0] = predict(*words)[0]
+            done.append((self.folder / "shares.csv").stat().st_mtime_ns)
+        return look(self)
+
+    monkeypatch.setattr(recording.Recording, "writing", other_call_first)
+    status, said, wrong = predict(tmp_path / "first", *words)
+    table = tmp_path / "out" / "street" / "shares.csv"
+    assert (status, wrong, done[0]) == (0, "", 0) and f"{table.parent}: finished before" in said
+    assert table.stat().st_mtime_ns == done[1] and len(shares_in(table.parent)) == 13
+    assert json.loads((table.parent / "prediction.json").read_text())["frames"] == 12
+
+
+def test_what_another_call_is_at_is_said_and_the_others_are_done(predict, street, tmp_path, moving_frames) -> None:
+    pytest.importorskip("fcntl")
+    for name in ("first", "last"):
+        write_image(tmp_path / name / "0.png", moving_frames(1)[0])
+    lock = tmp_path / "out" / "street" / ".lock"
+    lock.parent.mkdir(parents=True)
+    code = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+    command = [sys.executable, "-S", "-c", code, str(lock)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        status, said, wrong = predict(tmp_path / "first", street, tmp_path / "last", "--save", "shares")
+        other.communicate(b"\n")
+    assert status == 2 and "Another process is predicting into" in wrong and wrong.count("\n") == 1
+    assert "first: 1 frames" in said and "last: 1 frames" in said
+    assert [path.name for path in lock.parent.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("state", ["half done", "finished"])
+def test_force_removes_what_a_prediction_wrote_and_nothing_else(predict, street, tmp_path, monkeypatch, state) -> None:
+    words = half_done(predict, street, monkeypatch)
+    if state == "finished":
+        assert predict(*words)[0] == 0
+    out = tmp_path / "out" / "street"
+    own = [out / name for name in ("overlay.mp4", "labels/000000_mended.png", "confidence/000000.png", "notes.txt")]
+    for path in own:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    assert predict(street, "--save", "shares", "--force")[0] == 0
+    assert [path.read_text() for path in own] == ["mine"] * 4
+    assert {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()} == {
+        "prediction.json",
+        "shares.csv",
+        *(path.relative_to(out).as_posix() for path in own),
+    }
+    for save, name in (("overlay", "overlay.mp4"), ("confidence", "confidence/000000.png")):
+        status, _, wrong = predict(street, "--save", save, "--force")
+        assert status == 2 and f"{out / name} is there and was not written by 'stcl predict'" in wrong
+    assert [path.read_text() for path in own] == ["mine"] * 4
+
+
+HOSTILE = [
+    *("...mkv", "..mkv", "CON.mkv", "nul.txt.mkv", "a\nb.mkv", "a\\b.mkv", "C:.mkv"),
+    *(f"{'x' * 251}.mkv", f"{'é' * 120}.mkv"),
+]
+
+
+def test_results_lie_in_the_folder_whatever_the_videos_are_called(predict, street, tmp_path, monkeypatch) -> None:
+    videos = tmp_path / "work" / "videos"
+    videos.mkdir(parents=True)
+    (tmp_path / "work" / "labels").mkdir()
+    (tmp_path / "work" / "labels" / "mine.png").write_text("mine")
+    for name in HOSTILE:
+        (videos / name).write_bytes(street.read_bytes())
+    frames = tmp_path / "work" / "frames"
+    for name in ("CON", "é" * 120, "y" * 251):
+        write_image(frames / f"{name}.png", np.zeros((32, 48, 3), np.uint8))
+    monkeypatch.chdir(videos)
+    inputs = [*(f"./{name}" for name in HOSTILE[:4]), *(videos / name for name in HOSTILE[4:]), frames]
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    for words in ((), ("--force",)):
+        status, _, wrong = predict(*inputs, "--frames", 2, "--save", "labels", "shares", *words)
+        assert (status, wrong) == (0, ""), wrong
+        out = tmp_path / "out"
+        assert len([*out.iterdir()]) == len(inputs) and all((path / "shares.csv").is_file() for path in out.iterdir())
+        made = {path for path in tmp_path.rglob("*") if path.is_file()} - before
+        assert len([path for path in made if path.suffix == ".png"]) == 2 * len(inputs)
+        for path in made:
+            assert path.is_relative_to(out)
+            for name in path.relative_to(out).parts:
+                assert len(name.encode()) <= 204 and name not in (".", "..") and not set(name) & set("\\:\n")
+                assert name.partition(".")[0].lower() not in ("con", "nul")
+    assert (tmp_path / "work" / "labels" / "mine.png").read_text() == "mine"
+
+
 @pytest.mark.parametrize("force", [(), ("--force",)])
 def test_a_folder_with_other_content_is_left_alone(predict, street, tmp_path, force) -> None:
     truth = tmp_path / "out" / "street" / "labels" / "000000.png"
@@ -262,20 +377,9 @@ def test_processes_share_the_inputs(predict, tmp_path, moving_frames, monkeypatc
 
 
 def test_a_full_disk_loses_no_finished_part(predict, street, tmp_path, monkeypatch) -> None:
-    write = recording.write_palette
-
-    def full(path: Path, *rest: object) -> None:
-        if path.stem == "000007":
-            raise OSError(28, "No space left on device", str(path))
-        write(path, *rest)
-
-    monkeypatch.setattr(recording, "write_palette", full)
-    words = (street, "--save", "labels", "overlay", "--part-frames", 5)
-    status, _, wrong = predict(*words)
-    assert status == 2 and "000007.png: No space left on device" in wrong and wrong.count("\n") == 1
+    words = half_done(predict, street, monkeypatch)
     left = sorted(path.name for path in (tmp_path / "out/street/.parts").iterdir())
-    assert left == ["00000000.json", "00000000.mp4", "written"]
-    monkeypatch.setattr(recording, "write_palette", write)
+    assert left == ["00000000.json", "written"]
     assert predict(*words)[0] == 0
     assert len(list((tmp_path / "out" / "street" / "labels").iterdir())) == 12
 

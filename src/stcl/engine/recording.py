@@ -144,10 +144,12 @@ class Recording:
 
     def _begin(self) -> None:
         """Make room, and say what will be written."""
+        files = {"overlay": "overlay.mp4", "shares": f"shares.{self.outputs.shares}"}
+        names = [name for output, name in files.items() if output in self.outputs.save]
+        self._place.claim(*names)  # before an earlier result is given up
         if self._anew:
             self._place.clear()
-        names = {"overlay": "overlay.mp4", "shares": f"shares.{self.outputs.shares}"}
-        self._place.claim(*(name for output, name in names.items() if output in self.outputs.save))
+            self._place.claim(*names)
         self._write_record("running")
         self._place.parts.mkdir(exist_ok=True)
 
