@@ -1,9 +1,11 @@
 """How many threads compute, here and in child processes; small videos of every kind, and real processes."""
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -78,6 +80,24 @@ def read_video() -> Callable[[Path], list[tuple[Fraction, Frame]]]:
             ]
 
     return read
+
+
+@pytest.fixture(scope="session")
+def room_for() -> Callable[[int], AbstractContextManager[None]]:
+    """``room_for(count)``: no file gets longer than so many bytes, as on a full disk: it ends in the middle."""
+    resource = pytest.importorskip("resource")
+
+    @contextmanager
+    def limited(count: int) -> Iterator[None]:
+        before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (count, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            signal.signal(signal.SIGXFSZ, handler)
+
+    return limited
 
 
 class Started(subprocess.Popen[bytes]):

@@ -1,6 +1,7 @@
 """The command line from end to end, in this process: what it leaves, what it measures, how fast it helps."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -202,3 +203,38 @@ def test_version(capsys):
     with pytest.raises(SystemExit):
         main(["--version"])
     assert capsys.readouterr().out == f"stcl {stcl.__version__}\n"
+
+
+EVIL = ("csv", "yaml", "random", "signal", "socket", "tempfile", "pickle", "selectors")
+"""Modules that a command, or an interpreter that it starts, imports."""
+
+SPAWN = """
+import multiprocessing, os
+from stcl.cli import main
+if __name__ == "__main__":
+    try:
+        main(["--version"])
+    except SystemExit:
+        pass
+    process = multiprocessing.get_context("spawn").Process(target=os.getpid)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+"""
+
+
+@pytest.mark.parametrize("way", ["python -m", "a process of its own"])
+def test_nothing_is_imported_from_the_working_folder(tmp_path, way):
+    work, script = tmp_path / "work", tmp_path / "elsewhere" / "script.py"
+    for folder in (work, script.parent):
+        folder.mkdir()
+    for name in EVIL:
+        (work / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'a').write({name!r})")
+    script.write_text(SPAWN)
+    words = ["-m", "stcl.cli", "report", "nowhere", "--out", "report"] if way == "python -m" else [str(script)]
+    own = {key: value for key, value in os.environ.items() if key != "PYTHONSAFEPATH"}
+    done = subprocess.run(
+        [sys.executable, *words], cwd=work, env=own, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert not (tmp_path / "ran").exists(), (tmp_path / "ran").read_text()
+    assert ("No results.json" in done.stderr) if way == "python -m" else done.returncode == 0, done.stderr

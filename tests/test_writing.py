@@ -1,9 +1,7 @@
 """Files that somebody reads later are written whole or not at all: by one function, at every length of the disk."""
 
 import ast
-import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +13,6 @@ from stcl.engine.logs import MetricsFile
 from stcl.files import write_atomic
 from stcl.films import VideoWriter
 from stcl.models import save_weights
-
-resource = pytest.importorskip("resource")
 
 PACKAGE = Path(__file__).parents[1] / "src" / "stcl"
 
@@ -124,18 +120,6 @@ def test_what_counts_as_writing(line, writes):
     assert bool([*writers(ast.parse(line), "m")]) == writes
 
 
-@contextmanager
-def room_for(count: int) -> Iterator[None]:
-    """No file gets longer than so many bytes, as on a disk that is full; writing on fails in the middle of a file."""
-    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (count, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
-
-
 def write_film(path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (4, 32, 48, 3), np.uint8)
     with VideoWriter(path, fps=10) as film:
@@ -156,7 +140,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_full_disk_leaves_the_file_as_it_was(name, tmp_path):
+def test_a_full_disk_leaves_the_file_as_it_was(name, tmp_path, room_for):
     path, write = tmp_path / name, WRITERS[name]
     write(path)
     length = path.stat().st_size
@@ -171,7 +155,7 @@ def test_a_full_disk_leaves_the_file_as_it_was(name, tmp_path):
     assert path.stat().st_size == length
 
 
-def test_a_row_that_was_cut_off_is_no_row(tmp_path):
+def test_a_row_that_was_cut_off_is_no_row(tmp_path, room_for):
     path = tmp_path / "metrics.csv"
     log = MetricsFile(path)
     log.log_metrics({"loss": 1.0}, 1)

@@ -18,6 +18,7 @@ from stcl import arena as program
 from stcl.cli import main
 from stcl.engine.arena import Arena, slug
 from stcl.engine.config import merge
+from stcl.engine.folder import RunFolder
 from stcl.errors import SettingError
 from stcl.resources import arena_path, config_folder, list_arenas, list_configs
 from stcl.twinstreets import export as rendering
@@ -155,6 +156,75 @@ def test_a_run_of_another_process_is_left_to_it(plan, here, tmp_path, capsys):
     other.communicate()
     assert "one, source_only, seed 0: another process is at it" in capsys.readouterr().err
     assert len(here) == 2  # the other row
+
+
+@pytest.mark.parametrize("own", ["arena.html", "arena.md", "arena.json", "runs/one/source_only/seed-0.yaml"])
+def test_files_of_other_people_are_refused_before_the_work(plan, here, tmp_path, capsys, own):
+    (tmp_path / "out" / own).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "out" / own).write_text("mine")
+    assert run(plan(seeds=[0]), tmp_path / "out") == 2
+    message = capsys.readouterr().err
+    assert f"{own.rpartition('/')[2]} " in message and "was not written by 'stcl arena': it stays as it is" in message
+    assert (tmp_path / "out" / own).read_text() == "mine" and not here
+
+
+def test_the_data_of_a_pair_are_made_once(plan, tmp_path, monkeypatch):
+    """Another arena is making them: this one says that it waits, and then finds them."""
+    jobs, lines = Arena(plan(seeds=[0]), tmp_path / "out").jobs(), io.StringIO()
+    data = tmp_path / "out" / "data" / "one"
+    data.mkdir(parents=True)
+    code = "import fcntl, sys; f = open('.lock', 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+    other = subprocess.Popen(
+        [sys.executable, "-S", "-c", code], cwd=data, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    other.stdout.readline()
+    jobs[0].folder.mkdir(parents=True)  # its flow is there
+
+    class Told:
+        def print(self, words: str, **_: object) -> None:
+            lines.write(words)
+            other.stdin.write(b"\n")
+            other.stdin.close()
+
+    program.prepare(data, {}, jobs, True, Told())
+    other.wait()
+    assert lines.getvalue() == f"another process makes the data in {data}, waiting for it"
+
+
+def test_what_another_arena_has_measured_since_is_not_measured_again(plan, tmp_path, monkeypatch):
+    (job,) = [job for job in Arena(plan(seeds=[0]), tmp_path / "out").jobs() if job.row == "source_only"]
+    job.folder.mkdir(parents=True)
+    for name in ("config.yaml", "model.safetensors"):
+        (job.folder / name).touch()
+    lock = RunFolder.lock
+
+    @contextlib.contextmanager
+    def late(self):
+        with lock(self):
+            (self.path / "results.json").touch()
+            yield
+
+    monkeypatch.setattr(RunFolder, "lock", late)
+    runner = program.Runner([job], 1, program.Console(file=io.StringIO()), lambda: None)
+    runner._start(job)
+    assert not runner.running
+
+
+def test_sub_processes_import_nothing_from_the_working_folder(plan, tmp_path, monkeypatch):
+    """The very command that an arena starts, where files of the names of modules lie."""
+    job = Arena(plan(), tmp_path / "out").jobs()[0]
+    started = list[tuple[list[str], dict[str, Any]]]()
+    monkeypatch.setattr(program, "Popen", lambda command, **more: started.append((command, more)))
+    job.folder.parent.mkdir(parents=True)
+    program.Child(job, "train", 0, 1, contextlib.ExitStack())
+    (command, more), evil = started[0], tmp_path / "evil"
+    evil.mkdir()
+    for name in ("argparse", "yaml", "csv", "random", "runpy", "stcl"):
+        (evil / f"{name}.py").write_text(f"open({str(evil / 'ran')!r}, 'a').write({name!r})")
+    command = [*command[:-5], "--help"]  # not the words of the run
+    done = subprocess.run(command, cwd=evil, env=more["env"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "") and "usage: stcl" in done.stdout
+    assert not (evil / "ran").exists()
 
 
 def test_a_folder_with_other_settings_is_refused_and_kept(plan, here, tmp_path, capsys):

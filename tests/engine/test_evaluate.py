@@ -13,12 +13,14 @@ from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJac
 import stcl
 from stcl.data import get_dataset
 from stcl.data.io import read_label, write_image, write_label
+from stcl.engine import evaluate as evaluation
 from stcl.engine.evaluate import evaluate
 from stcl.engine.train import train
 from stcl.errors import CheckpointError, DataError, SettingError
 from stcl.labels import IGNORE, get_space
 from stcl.protocols import PROTOCOLS
 from stcl.report import compare, read_result
+from stcl.report.samples import choose_samples
 from stcl.twinstreets.export import ExportRequest, export
 
 SPACE = get_space("synthia_seq-cityscapes_seq")
@@ -175,6 +177,41 @@ def test_a_mistake_before_the_first_frame_keeps_the_result(own_run):
     with pytest.raises(DataError, match="Root /nowhere"):
         measure(own_run, root=Path("/nowhere"))
     assert (own_run / "results.json").is_file()
+
+
+def test_only_pictures_of_an_evaluation_are_removed(own_run):
+    measure(own_run, split="test", samples=3)
+    own = [own_run / "samples" / "truth" / "own.png", own_run / "samples" / "notes.txt"]
+    for path in own:
+        path.write_text("mine")
+    measure(own_run, samples=1)
+    assert [path.read_text() for path in own] == ["mine"] * 2
+    assert [len(list((own_run / "samples" / part).iterdir())) for part in PARTS] == [1, 2, 1]
+    assert len(choose_samples(compare([own_run]), 0, 0)) == 1
+    (own_run / "samples" / "samples.json").unlink()  # as an earlier version left it: it kept no list
+    measure(own_run, samples=1)
+    assert own[0].read_text() == "mine"
+
+
+@pytest.mark.parametrize("own", ["results.json", "samples/frame/a.png", "samples/samples.json"])
+def test_files_of_other_people_are_refused(trained, tmp_path, own):
+    (tmp_path / own).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / own).write_text('{"mine": 1}')
+    with pytest.raises(SettingError, match=r"not written by 'stcl evaluate': it stays as it is.*--out"):
+        measure(trained, tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / own]
+
+
+def test_of_two_evaluations_into_one_folder_one_is_told(trained, tmp_path, monkeypatch):
+    look = evaluation._begin
+
+    def meanwhile(out, names):
+        with pytest.raises(SettingError, match=rf"Another process is measuring into {tmp_path} right now"):
+            measure(trained, tmp_path)
+        look(out, names)
+
+    monkeypatch.setattr(evaluation, "_begin", meanwhile)
+    measure(trained, tmp_path)
 
 
 # what is refused

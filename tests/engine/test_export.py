@@ -173,6 +173,10 @@ def test_existing_folders(run, folder, tmp_path, capsys):
     assert "holds a model. Choose another folder, or replace it with --force" in refused(capsys, *words)
     assert main([*map(str, ["export", *words]), "--force", "--license", "mit", "--quiet"]) == 0
     assert read_about(tmp_path / "out")["license"] == "mit"
+    (tmp_path / "out" / "thesis.tex").write_text("years of work")
+    message = refused(capsys, *words, "--force")
+    assert "out holds more than a model, which --force would remove: thesis.tex. Move that away" in message
+    assert "thesis.tex" in files(tmp_path / "out") and read_about(tmp_path / "out")["license"] == "mit"
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "thesis.tex").write_text("years of work")
     message = refused(capsys, run, "--format", "safetensors", "--out", tmp_path / "own", "--force")
@@ -180,6 +184,26 @@ def test_existing_folders(run, folder, tmp_path, capsys):
     assert files(tmp_path / "own") == {"thesis.tex"}
     message = refused(capsys, run, "--format", "safetensors", "--out", tmp_path / "own" / "thesis.tex" / "out")
     assert "Not a directory" in message
+
+
+@pytest.mark.parametrize("way", ["at once", "since"])
+def test_of_two_exports_into_one_folder_the_second_is_told(run, tmp_path, monkeypatch, capsys, way):
+    words, write = [run, "--format", "safetensors", "--out", tmp_path / "out", "--quiet"], exporting._write_network
+    whole = shutil.copytree(run, tmp_path / "whole")
+
+    def meanwhile(*rest):
+        write(*rest)
+        if way == "since":  # from a machine that does not see the lock
+            (tmp_path / "out").mkdir()
+            (tmp_path / "out" / "thesis.tex").write_text("years of work")
+        else:
+            assert "Another process is writing the model" in refused(capsys, *words)
+
+    monkeypatch.setattr(exporting, "_write_network", meanwhile)
+    status = main([*map(str, ["export", *words])])
+    model = {"model.json", "README.md", "model.safetensors"}
+    assert files(tmp_path / "out") == ({"thesis.tex"} if way == "since" else model)
+    assert status == (2 if way == "since" else 0) and {path.name for path in tmp_path.iterdir()} == {"out", whole.name}
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from stcl.data import class_pixels
 from stcl.data.io import read_image, write_image
 from stcl.data.prepared import list_records, prepared_folder, segment_folders, use_prepared
 from stcl.data.segments import Entry, Segment, write_segment
+from stcl.engine import prepare as module
 from stcl.engine.datamodule import DomainData, evaluation_clips, training_clips
 from stcl.engine.model_folder import digest
 from stcl.engine.prepare import prepare, prepare_clips
@@ -203,6 +204,42 @@ def test_two_processes_at_once(clips, place):
     assert use_prepared(prepared, place).endswith("are used.")
     assert_equal(clips(), prepared)
     assert not [path for path in prepared_folder(prepared, place).iterdir() if path.name.startswith(".")]
+
+
+def test_a_segment_that_another_process_has_mended_stays(clips, place, monkeypatch):
+    """Both find it damaged; the other one is quicker."""
+    prepare_clips(clips(), place)
+    path = segments(clips(), place)[0] / "frames.npy"
+    path.write_bytes(path.read_bytes()[:-100])
+    remove, mended = module._Preparation._remove, list[int]()
+
+    def late(self, folder):
+        if not mended:
+            monkeypatch.undo()
+            prepare_clips(clips(), place)
+            mended.append(path.stat().st_mtime_ns)
+        remove(self, folder)
+
+    monkeypatch.setattr(module._Preparation, "_remove", late)
+    done = prepare_clips(clips(), place)
+    assert (done.removed, done.made, done.fault) == (0, 0, "") and path.stat().st_mtime_ns == mended[0]
+
+
+def test_other_folders_beside_the_segments_stay(clips, place):
+    whole = prepare_clips(clips(), place)
+    notes = whole.folder / "notes" / "own.txt"
+    notes.parent.mkdir()
+    notes.write_text("mine")
+    damaged, without_index = segments(clips(), place)[:2]
+    (damaged / "own.txt").write_text("mine")
+    (damaged / "frames.npy").write_bytes(b"")
+    (without_index / "segment.json").unlink()
+    with pytest.raises(SettingError, match=rf"{damaged} is there already and stays as it is"):
+        prepare_clips(clips(), place)
+    assert notes.read_text() == (damaged / "own.txt").read_text() == "mine"
+    (damaged / "own.txt").unlink()
+    again = prepare_clips(clips(), place)
+    assert 0 < again.made < whole.made and not again.fault and notes.read_text() == "mine"
 
 
 def test_what_another_process_is_making_is_left_to_it(clips, place):

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import torch
 import yaml
 
 from stcl.engine.checkpoint import FREE_KEYS, read_checkpoint
+from stcl.engine.folder import RunFolder
 from stcl.engine.logs import MetricsFile
 from stcl.engine.model_folder import digest
 from stcl.engine.train import resume, train
@@ -191,6 +193,58 @@ def test_a_checkpoint_is_data_not_code(tmp_path):
     assert not (tmp_path / "harm").exists()
 
 
+def test_what_another_process_has_finished_meanwhile_is_left_alone(whole, run, monkeypatch):
+    """A call looks, another one finishes the run, and then the first one gets the folder to itself."""
+    lock, finished = RunFolder.lock, list[Path]()
+
+    @contextmanager
+    def late(self):
+        if not finished:
+            finished.append(self.path)
+            resume(run, quiet=True)
+        with lock(self):
+            yield
+
+    monkeypatch.setattr(RunFolder, "lock", late)
+    assert resume(run, quiet=True) == run
+    same(whole, run)
+    assert len(json.loads((run / "run.json").read_text())["resumed"]) == 1
+
+
+def test_killed_when_it_had_just_begun(settings, whole, tmp_path):
+    """The settings are there, and nothing else yet."""
+    run = tmp_path / "run"
+    RunFolder(run).claim(settings, {})
+    (run / "run.json").unlink()
+    resume(run, quiet=True)
+    same(whole, run)
+    record, known = (json.loads((path / "run.json").read_text()) for path in (run, whole))
+    assert record["data"] == known["data"] and [part["step"] for part in record["resumed"]] == [0]
+
+
+@pytest.mark.parametrize("part", ["config.yaml", "run.json"])
+def test_a_full_disk_at_the_start_is_no_dead_end(settings, tmp_path, part, room_for):
+    run, record = RunFolder(tmp_path / "run"), {"command": "x" * 2 * len(settings.dump())}
+    room = len(settings.dump()) + (-1 if part == "config.yaml" else 1)
+    with (
+        pytest.raises(SettingError, match=r"Cannot write run folder .*run \(File too large\)"),
+        room_for(room),
+        run.lock(),
+    ):
+        run.claim(settings, record)
+    assert not run.path.exists()
+    with run.lock():
+        run.claim(settings, record)
+    assert run.settings().dump() == settings.dump() and run.read_record() == record
+
+
+def test_an_empty_configuration_is_said_to_be_one(settings, tmp_path):
+    (tmp_path / "config.yaml").touch()
+    for way in (lambda: train(settings, tmp_path), lambda: resume(tmp_path)):
+        with pytest.raises(SettingError, match=r"config\.yaml is empty.*was the disk full.*Remove that folder, or"):
+            way()
+
+
 def test_killed_before_the_first_checkpoint_it_starts_over(settings, whole, tmp_path, monkeypatch, capsys):
     run = tmp_path / "run"
     interrupted(settings, run, monkeypatch, step=2)
@@ -224,7 +278,7 @@ def test_a_finished_run_is_left_alone(whole):
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(settings, tmp_path, monkeypatch):
     run = tmp_path / "run"
-    room = [2]
+    room = [6]  # config.yaml, run.json and the first checkpoint, each with its folder
 
     def fsync(handle):
         room[0] -= 1

@@ -185,6 +185,30 @@ def test_a_folder_holds_one_run(make_settings, trained):
     assert before == {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
 
 
+@pytest.mark.parametrize("own", ["metrics.csv", "model.safetensors", "run.json", "checkpoints/last.ckpt", "events/a"])
+def test_a_folder_with_files_of_a_runs_names_is_left_alone(make_settings, tmp_path, own):
+    (tmp_path / own).parent.mkdir(exist_ok=True)
+    (tmp_path / own).write_text("mine")
+    with pytest.raises(SettingError, match=rf"{own.split('/')[0]} is there and was not written by 'stcl train'"):
+        run(make_settings(), tmp_path)
+    assert files(tmp_path) == {own} and (tmp_path / own).read_text() == "mine"
+
+
+def test_of_two_runs_that_begin_at_once_one_gets_the_folder(make_settings, tmp_path, monkeypatch):
+    """Both find it empty; the second one begins while the first one reads its data."""
+    settings, out, build = make_settings("source_only"), tmp_path / "run", module.build_method
+
+    def other_first(given):
+        monkeypatch.setattr(module, "build_method", build)
+        train(settings, out, quiet=True)
+        return build(given)
+
+    monkeypatch.setattr(module, "build_method", other_first)
+    with pytest.raises(SettingError, match="holds a finished run"):
+        train(settings, out, quiet=True)
+    assert files(out) == WHOLE_RUN - {"checkpoints/previous.ckpt"}
+
+
 @pytest.mark.parametrize(
     ("groups", "error", "message"),
     [

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+import stcl
 from stcl.errors import SettingError
 from stcl.labels import get_space
 from stcl.report.check import class_shares, rich_check, verdict, write_check
@@ -111,6 +112,18 @@ def test_only_a_page_can_be_written(record, tmp_path):
     with pytest.raises(SettingError, match=r"such as check\.html, not '.*folder'"):
         write_check(record, tmp_path / "folder")
     assert not [*tmp_path.iterdir()]
+
+
+def test_only_a_page_of_ours_is_replaced(record, tmp_path, monkeypatch):
+    page = tmp_path / "index.html"
+    page.write_text("<html>mine</html>")
+    monkeypatch.setattr("stcl.engine.doctor.check_data", lambda *_: pytest.fail("the work has begun"))
+    for way in (lambda: write_check(record, page), lambda: stcl.check_data(None, page)):
+        with pytest.raises(SettingError, match=r"index\.html is there and is no page of stcl: it stays as it is"):
+            way()
+    assert page.read_text() == "<html>mine</html>"
+    write_check(record, tmp_path / "check.html")
+    write_check(record, tmp_path / "check.html")
 
 
 def test_the_terminal_says_the_same(record):

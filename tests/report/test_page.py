@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stcl.errors import DataError
+from stcl.errors import DataError, SettingError
 from stcl.labels import get_space
-from stcl.report import page
+from stcl.report import page, write_report
 from stcl.report.figures import confusion_changes, loss_panels, smooth, thin, ticks
 from stcl.report.results import read_metrics
 from stcl.report.samples import choose_samples
@@ -79,6 +79,29 @@ def test_the_page_is_self_contained(four_runs: list[Path], tmp_path: Path) -> No
     assert len(set(links.ids)) == len(links.ids)
     assert all(picture["alt"] for picture in links.pictures)
     assert len(links.pictures) % 6 == 0  # frame, truth and four predictions a strip
+
+
+@pytest.mark.parametrize("own", ["report.html", "results.md", "results.csv"])
+def test_only_a_report_is_replaced(four_runs: list[Path], tmp_path: Path, own: str) -> None:
+    (tmp_path / own).write_text("<html>mine</html>")
+    with pytest.raises(SettingError, match=rf"{own} is there .*stays as it is"):
+        write_report(four_runs, tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.glob("re*")} == {own: "<html>mine</html>"}
+    (tmp_path / own).unlink()
+    write_report(four_runs, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("re*")}
+    (tmp_path / "results.csv").unlink()
+    write_report(four_runs, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("re*")} == before
+
+
+def test_a_report_is_written_whole_or_not_at_all(four_runs: list[Path], tmp_path: Path, room_for) -> None:
+    write_report(four_runs, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("re*")}
+    with pytest.raises(OSError, match="File too large") as caught, room_for(5000):
+        write_report(four_runs[:2], tmp_path)
+    assert caught.value.filename == str(tmp_path / "report.html")
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*e*")} == before
 
 
 def test_embedded_label_maps_keep_their_classes(four_runs: list[Path], tmp_path: Path) -> None:

@@ -249,6 +249,19 @@ def test_foreign_files_are_refused(tmp_path):
     assert list(tree(tmp_path / "out")) == ["thesis.tex"]
 
 
+def test_of_two_processes_into_one_folder_the_second_is_told(tmp_path, monkeypatch):
+    real = StreetClip.render
+
+    def meanwhile(self, index):
+        with pytest.raises(SettingError, match=r"Another process is rendering split 'train' into .*out right now"):
+            export(tmp_path / "out", SMALL, progress=False)
+        return real(self, index)
+
+    monkeypatch.setattr(StreetClip, "render", meanwhile)
+    run(tmp_path / "out", replace(SMALL, clips=1))
+    assert not list((tmp_path / "out").rglob(".*"))
+
+
 def test_damaged_record_is_named(synthia, tmp_path):
     shutil.copytree(synthia, tmp_path / "out")
     (tmp_path / "out/twinstreets_train.json").write_text("{")

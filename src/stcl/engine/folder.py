@@ -55,6 +55,7 @@ class RunFolder:
             raise SettingError(
                 f"{self.path} is no run folder: it holds no {self.config.name}. Name a folder that 'stcl train' wrote."
             )
+        self._refuse_empty()
         return load_settings(self.config)
 
     def snapshot(self, step: int) -> Path:
@@ -71,17 +72,20 @@ class RunFolder:
         if not self.config.exists():
             refuse_others(self.path, self.written, (), "stcl train")
             return
-        if not self.config.stat().st_size:
-            raise SettingError(
-                f"{self.config} is empty, so nobody knows what was trained there (was the disk full?). Remove that "
-                "folder, or choose another with --out."
-            )
+        self._refuse_empty()
         if self.weights.is_file():
             raise SettingError(f"{self.path} holds a finished run. Choose another folder with --out.")
         raise SettingError(
             f"{self.path} holds an unfinished run. Go on with it: stcl train --resume {self.path}; or choose another "
             "folder with --out, or remove that one first."
         )
+
+    def _refuse_empty(self) -> None:
+        if not self.config.stat().st_size:
+            raise SettingError(
+                f"{self.config} is empty, so nobody knows what was trained there (was the disk full?). Remove that "
+                "folder, or choose another."
+            )
 
     def claim(self, settings: Settings, record: dict[str, Any]) -> None:
         """Begin a new run in the folder, whose lock is held: afterwards it can go on, or nothing of it is there."""

@@ -24,7 +24,7 @@ def save_weights(network: nn.Module, path: str | Path, metadata: dict[str, str] 
     """
     # clone: safetensors refuses tensors that share memory
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in network.state_dict().items()}
-    write_atomic(Path(path), _in_order(save(tensors, metadata or {})))
+    write_atomic(Path(path), _in_order(save(tensors, metadata or {})), durable=True)  # they end a run
 
 
 def load_weights(network: nn.Module, path: str | Path) -> dict[str, str]:
