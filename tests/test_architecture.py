@@ -13,7 +13,8 @@ FUNCTION_LINES = 60
 PACKAGE_LINES = 22_000  # without the built-in benchmark: a renderer is a second product, with a limit of its own
 BENCHMARK_LINES = 3000
 
-FOUNDATION = {"types", "labels", "protocols", "errors", "files", "plain_data", "films", "resources"}
+FOUNDATION = {"types", "labels", "protocols", "errors", "names", "files", "folders", "disks", "plain_data", "films"}
+FOUNDATION |= {"resources"}
 ANYTHING = {"stcl", "cli", "options", "data_cli", "arguments", "demo", "arena", "__main__"}
 ALLOWED = {
     "ops": set(),
