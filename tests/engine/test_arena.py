@@ -205,6 +205,8 @@ def test_what_another_arena_has_measured_since_is_not_measured_again(plan, tmp_p
             yield
 
     monkeypatch.setattr(RunFolder, "lock", late)
+    monkeypatch.setattr(type(job), "is_busy", lambda _: False)
+    monkeypatch.setattr(program, "Popen", lambda *_, **__: pytest.fail("measured again"))
     runner = program.Runner([job], 1, program.Console(file=io.StringIO()), lambda: None)
     runner._start(job)
     assert not runner.running

@@ -326,10 +326,11 @@ def test_a_folder_with_other_content_is_left_alone(predict, street, tmp_path, fo
 def test_a_start_that_was_killed_at_once_is_no_other_content(predict, street, tmp_path) -> None:
     (tmp_path / "out" / "street" / ".parts").mkdir(parents=True)
     (tmp_path / "out" / "street" / ".lock").touch()
+    (tmp_path / "out" / "street" / ".prediction.json.4711.0123abcd.tmp").touch()
     assert predict(street, "--save", "shares")[0] == 0
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"state": "finished"}'])
+@pytest.mark.parametrize("content", ["{", "[]", '{"state": "finished"}', '{"state": "running", "request": []}'])
 def test_a_damaged_record_is_replaced_with_force(predict, street, tmp_path, content) -> None:
     (tmp_path / "out" / "street").mkdir(parents=True)
     (tmp_path / "out" / "street" / "prediction.json").write_text(content)

@@ -94,10 +94,12 @@ class FrameFolder:
                 f"Folder {path} holds no frame ({', '.join(IMAGE_SUFFIXES)}); {found}. Name the folder that holds the "
                 "frames themselves, or the video files one by one."
             )
-        names = Counter(same_file(file_name(file.stem)) for file in self._files)
-        twin = next((file.stem for file in self._files if names[same_file(file_name(file.stem))] > 1), None)
-        if twin is not None:
-            raise DataError(f"Folder {path} holds two pictures named '{twin}'. Keep one of each name.")
+        taken = set[str]()
+        for file in self._files:
+            name = same_file(file_name(file.stem))
+            if name in taken:
+                raise DataError(f"Folder {path} holds two pictures named '{file.stem}'. Keep one of each name.")
+            taken.add(name)
         self.count: int | None = len(self._files)
         self.size = read_image(self._files[0]).shape[:2]
         self._follows = follows([file.stem for file in self._files])

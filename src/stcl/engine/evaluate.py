@@ -73,10 +73,13 @@ def evaluate(
     kept = kept_clips(clips, settings.evaluation.samples if samples is None else samples)
     busy = f"Another process is measuring into {out} right now. Wait for it, or choose another folder with --out."
     with hold_lock(out / ".evaluate.lock", busy) if is_first_process() else nullcontext():
+        names = [f"{part}/{clips.refs(item)[0].name}.png" for part in PARTS for item in sorted(kept)]
         if is_first_process():
-            _begin(out, [clips.refs(item)[0].name for item in sorted(kept)])
+            _samples(out, names)
         launch(settings, devices)
         started = time.monotonic()
+        if rank() == 0:
+            _begin(out, names)
         matrix = measure(network.to(device_of(settings)), clips, settings, out / SAMPLES, kept, quiet)
         if not matrix.counts.any():
             raise DataError(
@@ -109,15 +112,19 @@ def launch(settings: Settings, devices: int) -> None:
         ) from error
 
 
-def _begin(out: Path, names: list[str]) -> None:
-    """Remove an earlier result: pictures of two evaluations never mix, and an interrupted one leaves no result.
-
-    What is no evaluation's stays and is refused. ``samples.json`` lists the pictures before they are written.
-    """
-    samples, earlier = OwnFiles(out / SAMPLES, LIST, VERB), OwnFiles(out, RESULTS, VERB).read()
-    if earlier is None and samples.read() is None:
+def _samples(out: Path, names: list[str]) -> tuple[OwnFiles, bool]:
+    """The pictures of an evaluation, and whether an earlier result vouches for them; others' files are refused."""
+    samples, result = OwnFiles(out / SAMPLES, LIST, VERB), OwnFiles(out, RESULTS, VERB).read()
+    if result is None and samples.read() is None:
         refuse_others(out, [SAMPLES], (), VERB)
-    samples.begin([f"{part}/{name}.png" for part in PARTS for name in names], earlier=earlier is not None)
+    samples.check(names, result is not None)
+    return samples, result is not None
+
+
+def _begin(out: Path, names: list[str]) -> None:
+    """Remove an earlier result: pictures of two evaluations never mix, and an interrupted one leaves no result."""
+    samples, earlier = _samples(out, names)
+    samples.begin(names, earlier)
     (out / RESULTS).unlink(missing_ok=True)
 
 

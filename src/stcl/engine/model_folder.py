@@ -14,6 +14,7 @@ from stcl.errors import CheckpointError, SettingError, StclError, lookup
 from stcl.folders import hold_lock, new_folder
 from stcl.labels import LabelSpace, get_space
 from stcl.models import VideoSegmenter, build_segmenter, load_weights
+from stcl.names import file_name
 from stcl.plain_data import read_json
 
 ABOUT = "model.json"
@@ -123,7 +124,7 @@ def new_model_folder(path: Path, force: bool) -> Iterator[Path]:
     """
     path = path.resolve()
     busy = f"Another process is writing the model {path} right now. Wait for it, or choose another folder."
-    with hold_lock(path.with_name(f".{path.name}.lock"), busy):
+    with hold_lock(path.with_name(f".{file_name(path.name)}.lock"), busy):
         refuse_taken(path, force)
         with new_folder(path, partial(refuse_taken, path, force)) as place:
             yield place

@@ -13,6 +13,7 @@ from typing import Any
 from stcl.errors import DataError, SettingError
 from stcl.files import write_atomic
 from stcl.folders import refuse_others, remove_listed
+from stcl.names import neighbour_of
 from stcl.plain_data import read_json
 
 RECORD = "prediction.json"
@@ -48,7 +49,7 @@ class PredictionFolder:
         """
         path, self.own = self.path / RECORD, set()
         others = [entry.name for entry in self.path.iterdir()] if self.path.is_dir() else []
-        others = [name for name in others if name not in (LOCK, RECORD) and not self._is_empty_parts(name)]
+        others = [name for name in others if not self._is_left_by_a_kill(name)]
         if not path.is_file():
             if others:
                 raise SettingError(
@@ -68,7 +69,8 @@ class PredictionFolder:
                 f"{path} is damaged ({error}), so that nobody knows what was asked for and which files are its own. "
                 f"{advice}."
             ) from None
-        self.own = {*map(str, record.get("files", ())), *self._noted()}
+        files = record.get("files")
+        self.own = {*map(str, files if isinstance(files, list) else ()), *self._noted()}
         return record
 
     def write_record(self, record: dict[str, Any]) -> None:
@@ -111,9 +113,11 @@ class PredictionFolder:
         with suppress(OSError):
             self.parts.rmdir()
 
-    def _is_empty_parts(self, name: str) -> bool:
-        """What a call leaves that was killed at once."""
-        return name == PARTS and not any(self.parts.iterdir())
+    def _is_left_by_a_kill(self, name: str) -> bool:
+        """What a call leaves that was killed at once, and the record."""
+        if name == PARTS:
+            return not any(self.parts.iterdir())
+        return name in (LOCK, RECORD) or neighbour_of(name) == RECORD
 
     def _noted(self) -> list[str]:
         """What the journal says; half a line is no file's name."""
