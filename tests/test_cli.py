@@ -97,6 +97,7 @@ def test_a_run_folder_holds_exactly_these_files(world, method):
         "status.json",
         "model.safetensors",
         "results.json",
+        "samples/samples.json",
         "checkpoints/last.ckpt",
         *(["checkpoints/previous.ckpt"] if STEPS[method] > 2 else []),
         "events/events.out.tfevents",
