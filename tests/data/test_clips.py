@@ -65,6 +65,24 @@ def test_frames_stand_at_their_offsets(synthia):
         assert torch.equal(clips[0].frame(offset), torch.from_numpy(read_image(ref.image)).permute(2, 0, 1))
 
 
+@pytest.mark.parametrize("offsets", [(0,), (0, -1), (0, 1), (-1, 0, 1), (2, 0), (0, 1, -2)])
+def test_every_frame_with_all_its_neighbours_is_a_clip_and_no_other(synthia, offsets):
+    clips = ClipDataset(synthia, ClipSpec(frames=offsets), SPACE)
+    found = [{offset: ref.number for offset, ref in clips.refs(item).items()} for item in range(len(clips))]
+    fitting = [t for t in range(4) if all(0 <= t + offset < 4 for offset in offsets)]
+    assert found == [{offset: t + offset for offset in offsets} for _ in range(2) for t in fitting]
+
+
+def test_at_both_ends_the_last_frame_stands_in_where_every_frame_counts(synthia):
+    spec = ClipSpec(frames=(0, -2, 1), flows=((0, -2), (0, 1)))
+    clips = ClipDataset(synthia, spec, SPACE, every_frame=True, flow=Recorder())
+    found = [[ref.number for ref in clips.refs(item).values()] for item in range(len(clips))]
+    assert found == [[0, 0, 1], [1, 0, 2], [2, 0, 3], [3, 1, 3]] * 2
+    first, last = clips[0], clips[3]
+    assert not first.flow(0, -2).any() and first.flow(0, 1)[:, 0, 0].tolist() == [0, 1]
+    assert not last.flow(0, 1).any() and last.flow(0, -2)[:, 0, 0].tolist() == [3, 1]
+
+
 def test_clips_never_cross_a_sequence_or_a_gap(synthia):
     index = synthia.index(with_labels=True)
     index[2].image.unlink()

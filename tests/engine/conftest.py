@@ -1,6 +1,9 @@
 """Tiny streets in the real layouts and tiny settings: training and evaluation in a fraction of a second."""
 
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +54,23 @@ def make_settings(plain: dict[str, Any]) -> MakeSettings:
         return check_settings(merge(merge(plain, {"method": {"name": kind}}), groups), "tiny")
 
     return make
+
+
+@pytest.fixture(scope="session")
+def locked_elsewhere() -> Callable[[Path], AbstractContextManager[None]]:
+    """``with locked_elsewhere(file):`` another process holds this lock."""
+    pytest.importorskip("fcntl", reason="no such locks on this system")
+
+    @contextmanager
+    def elsewhere(lock: Path) -> Iterator[None]:
+        hold = "f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
+        command = [sys.executable, "-c", f"import fcntl, sys; {hold}", str(lock)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+            assert other.stdout is not None
+            other.stdout.readline()  # now it does
+            yield
+
+    return elsewhere
 
 
 @pytest.fixture(scope="session")

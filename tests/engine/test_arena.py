@@ -144,16 +144,11 @@ def test_a_run_that_fails_is_reported_and_the_others_go_on(plan, here, tmp_path,
     assert "There is no weights file" in (tmp_path / "out" / "arena.html").read_text()
 
 
-def test_a_run_of_another_process_is_left_to_it(plan, here, tmp_path, capsys):
+def test_a_run_of_another_process_is_left_to_it(plan, here, tmp_path, capsys, locked_elsewhere):
     folder = tmp_path / "out" / "runs" / "one" / "source_only" / "seed-0"
     folder.mkdir(parents=True)
-    code = (
-        "import fcntl, sys; f = open('.lock', 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
-    )
-    other = subprocess.Popen([sys.executable, "-c", code], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    other.stdout.readline()
-    assert run(plan(seeds=[0], methods={"Faster, no colours": {"seeds": [0]}}), tmp_path / "out") == 0
-    other.communicate()
+    with locked_elsewhere(folder / ".lock"):
+        assert run(plan(seeds=[0], methods={"Faster, no colours": {"seeds": [0]}}), tmp_path / "out") == 0
     assert "one, source_only, seed 0: another process is at it" in capsys.readouterr().err
     assert len(here) == 2  # the other row
 

@@ -2,11 +2,13 @@
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,14 +17,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import stcl
 from closeness import assert_close
 from stcl.cli import main
 from stcl.data.io import read_label, write_image
 from stcl.engine import recording
-from stcl.engine.networks import build_network
-from stcl.engine.predict_files import launched_shard, share_of
+from stcl.engine.networks import build_network, open_checkpoint
+from stcl.engine.predict import PredictOptions
+from stcl.engine.predict_files import fingerprint, launched_shard, share_of
+from stcl.engine.recording import Outputs
 from stcl.errors import SettingError
 from stcl.labels import RAW_IDS
 from stcl.models import save_weights
@@ -185,6 +190,88 @@ def test_what_is_finished_is_never_done_again_nor_overwritten(predict, street, t
     (table.parent / "own.txt").write_text("mine")
     assert predict(street, "--save", "labels", "--force")[0] == 0
     assert not table.exists() and (table.parent / "own.txt").exists()
+
+
+CHANGES = {
+    "options.size": ("--size", "96x64"),
+    "options.flow": ("--flow", "none"),
+    "options.cut": ("--cut", "0.5"),
+    "options.flip": ("--flip",),
+    "options.scales": ("--scales", "1", "0.5"),
+    "options.tile": ("--tile", "64x64"),
+    "options.confidence": ("--save", "shares", "confidence"),
+    "outputs.save": ("--save", "labels"),
+    "outputs.ids": ("--ids", "cityscapes"),
+    "outputs.shares": ("--shares", "parquet"),
+    "outputs.part_frames": ("--part-frames", "5"),
+    "fps": ("--fps", "7"),
+    "limit": ("--frames", "1"),
+}
+"""What each part of a request is changed by."""
+
+
+def test_a_finished_prediction_is_that_of_one_request_alone(predict, street, tmp_path) -> None:
+    asked = (street, "--save", "shares", "--frames", 2)
+    assert predict(*asked)[0] == 0
+    record = json.loads((tmp_path / "out" / "street" / "prediction.json").read_text())
+    parts = {f.name for f in fields(PredictOptions)} - {"device"}, {f.name for f in fields(Outputs)}
+    named = {f"{group}.{name}" for group, names in zip(("options", "outputs"), parts, strict=True) for name in names}
+    assert {*CHANGES} == named | {"fps", "limit"} and {*record["request"]} == {
+        *("options", "outputs", "fps", "limit", "network", "input")
+    }
+    for name, words in CHANGES.items():
+        status, _, wrong = predict(*asked, *words)
+        assert status == 2 and name in wrong.partition("another call (different: ")[2], name
+    assert "finished before" in predict(*asked)[1]
+
+
+def test_nor_is_it_that_of_another_network_or_video(predict, run, street, tmp_path, moving_frames, write_video) -> None:
+    asked = ("--save", "shares", "--frames", 2)
+    assert predict(street, *asked)[0] == 0
+    weights, other = load_file(run / "model.safetensors"), shutil.copytree(run, tmp_path / "other")
+    moved = next(name for name in weights if name.endswith("running_mean"))
+    save_file({**weights, moved: weights[moved] + 1}, other / "model.safetensors", {"config": settings_of(run)})
+    status, _, wrong = predict(street, *asked, "--checkpoint", other)
+    assert status == 2 and "another call (different: network)" in wrong
+    write_video(street, moving_frames(12, (50, 75), seed=2), "ffv1", "bgr0")
+    status, _, wrong = predict(street, *asked)
+    assert status == 2 and "another call (different: input" in wrong
+
+
+def settings_of(run: Path) -> str:
+    return (run / "config.yaml").read_text()
+
+
+def test_a_network_is_known_by_all_that_it_computes_with(run) -> None:
+    """Parameters and running statistics: not one may change unseen."""
+    network = open_checkpoint(run).network
+    seen = {fingerprint(network)}
+    for place, tensor in enumerate(network.state_dict().values(), 2):
+        tensor.view(-1)[-1] += 1
+        seen.add(fingerprint(network))
+        assert len(seen) == place
+
+
+def test_two_processes_never_predict_into_one_folder(predict, street, tmp_path, locked_elsewhere) -> None:
+    asked = (street, "--save", "shares", "--frames", 2)
+    folder = tmp_path / "out" / "street"
+    folder.mkdir(parents=True)
+    with locked_elsewhere(folder / ".lock"):
+        status, _, wrong = predict(*asked)
+        assert status == 2 and f"Another process is predicting into {folder} right now" in wrong
+        assert [path.name for path in folder.iterdir()] == [".lock"]
+    assert predict(*asked)[0] == 0
+
+
+def test_what_is_replaced_is_gone_entirely(predict, street, tmp_path) -> None:
+    """Whatever an earlier call has kept: maps of other frames beside those of this call would be taken for its own."""
+    folder, few = tmp_path / "out" / "street", (street, "--frames", 2, "--force", "--save")
+    assert predict(*few, *recording.OUTPUTS)[0] == 0
+    kept = {"overlay.mp4", "labels", "confidence", "shares.csv"}
+    assert {path.name for path in folder.iterdir()} == kept | {"prediction.json"}
+    for words, left in ((["shares", "--shares", "parquet"], "shares.parquet"), (["overlay"], "overlay.mp4")):
+        assert predict(*few, *words)[0] == 0
+        assert {path.name for path in folder.iterdir()} == {left, "prediction.json"}
 
 
 def test_what_a_kill_left_without_a_finished_part_is_no_obstacle(predict, street, tmp_path, monkeypatch) -> None:

@@ -4,8 +4,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import subprocess
-import sys
 from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
@@ -242,16 +240,12 @@ def test_other_folders_beside_the_segments_stay(clips, place):
     assert 0 < again.made < whole.made and not again.fault and notes.read_text() == "mine"
 
 
-def test_what_another_process_is_making_is_left_to_it(clips, place):
+def test_what_another_process_is_making_is_left_to_it(clips, place, locked_elsewhere):
     whole = prepare_clips(clips(), place)
     busy = segments(clips(), place)[0]
     shutil.rmtree(busy)
-    code = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(); sys.stdin.read()"
-    command = [sys.executable, "-c", code, str(busy.with_name(f".{busy.name}.lock"))]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        other.stdout.readline()
+    with locked_elsewhere(busy.with_name(f".{busy.name}.lock")):
         done = prepare_clips(clips(), place)
-        other.stdin.close()
     assert done.made == 0 and not busy.exists()
     assert "are missing. Prepare the rest: stcl data prepare CONFIG" in done.fault
     assert 0 < prepare_clips(clips(), place).made < whole.made

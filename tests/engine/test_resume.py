@@ -4,10 +4,9 @@ import json
 import os
 import random
 import shutil
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
+from dataclasses import fields
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -300,17 +299,63 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(settings, tmp_path, monkeyp
 # what may change between two parts
 
 
-def test_only_keys_that_do_not_change_the_result(whole, run):
+def test_only_keys_that_do_not_change_the_result(run):
     with pytest.raises(SettingError, match=r"method\.lambda_t, training\.steps would change its result\. These may"):
         resume(run, ["--training.steps", "30", "--method.lambda_t", "0.5"], quiet=True)
-    resume(run, ["--training.workers", "0", "--trainer.checkpoint_every", "100"], quiet=True)
+
+
+FREE = {"workers": 0, "log_every": 3, "checkpoint_every": 100, "snapshot_every": 20, "skipped_steps": 3}
+"""Other values than the run began with."""
+ELSEWHERE = {"accelerator", "devices", "nodes"}
+"""Where a run goes on; other devices share its batches in another way, which it says."""
+FIXED = {
+    "steps": 30,
+    "batch_size": 2,
+    "rare_class_sampling": 0.1,
+    "precision": "bf16-mixed",
+    "deterministic": True,
+    "compile": True,
+    "gradient_checkpointing": True,
+    "sync_batchnorm": False,
+    "gradient_clip": 1.0,
+    "calibration_clips": 1,
+    "channels_last": False,
+}
+
+
+def test_keys_that_may_change_change_no_bit(settings, whole, run):
+    assert {key.removeprefix("training.") for key in FREE_KEYS} == {*FREE} | ELSEWHERE | {"prepared"}
+    assert all(getattr(settings.training, key) != value for key, value in FREE.items())
+    resume(run, [f"--training.{key}={value}" for key, value in FREE.items()], quiet=True)
     assert digest(whole / "model.safetensors") == digest(run / "model.safetensors")
+    states = [read_checkpoint(each / "checkpoints" / "last.ckpt")["state_dict"] for each in (whole, run)]
+    assert equal(*states)
 
 
-def test_free_keys_exist(settings):
-    for key in FREE_KEYS:
-        group, _, last = key.rpartition(".")
-        assert hasattr(getattr(settings, group) if group else settings, last)
+def test_every_other_key_of_training_is_fixed(settings, run):
+    assert {*FIXED} | {*FREE} | ELSEWHERE == {field.name for field in fields(settings.training)}
+    with pytest.raises(SettingError) as caught:
+        resume(run, [f"--training.{key}={value}" for key, value in FIXED.items()], quiet=True)
+    refused = str(caught.value).partition("began with; ")[2].partition(" would change")[0]
+    assert refused == ", ".join(sorted(f"training.{key}" for key in FIXED))
+
+
+def test_steps_that_were_left_out_are_not_forgotten(make_settings, tmp_path, monkeypatch):
+    """A run that is stopped again and again is allowed no more of them than one that is not."""
+    losses, run = STCL.losses, tmp_path / "run"
+
+    def spoiled(self, source, target, generator):
+        terms = losses(self, source, target, generator)
+        return {name: term * (float("nan") if self.global_step in (1, 5) else 1) for name, term in terms.items()}
+
+    monkeypatch.setattr(STCL, "losses", spoiled)
+    settings = make_settings(training={"steps": 7, "checkpoint_every": 2, "skipped_steps": 1})
+    interrupted(settings, run, monkeypatch, step=4)
+    with pytest.raises(TrainingError, match=r"step 5 are not finite .*, and 1 steps were left out before"):
+        resume(run, quiet=True)
+    assert json.loads((run / "status.json").read_text())["skipped_steps"] == [1, 5]
+    resume(run, ["--training.skipped_steps=2"], quiet=True)
+    assert json.loads((run / "status.json").read_text())["skipped_steps"] == [1, 5]
 
 
 def test_a_changed_configuration_is_refused(run):
@@ -334,21 +379,10 @@ def test_other_data_are_refused(make_settings, streets, tmp_path, monkeypatch):
         resume(tmp_path / "run", quiet=True)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no such locks")
-def test_two_processes_never_train_into_one_folder(run):
-    holder = (
-        "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(1, flush=True); "
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", holder + "time.sleep(60)", run / ".lock"], stdout=subprocess.PIPE, text=True
-    )
-    try:
-        process.stdout.readline()
-        with pytest.raises(SettingError, match=r"Another process is training into .*run right now"):
-            resume(run, quiet=True)
-    finally:
-        process.kill()
-        process.communicate()
+def test_two_processes_never_train_into_one_folder(run, locked_elsewhere):
+    message = r"Another process is training into .*run right now"
+    with locked_elsewhere(run / ".lock"), pytest.raises(SettingError, match=message):
+        resume(run, quiet=True)
     resume(run, quiet=True)
 
 

@@ -789,6 +789,28 @@ def test_classes_with_too_few_pixels_are_not_aligned(make_stcl, make_batch):
     assert values(run, make_batch(method))["align"] == 0
 
 
+@pytest.mark.parametrize("form", ["mmd", "contrastive"])
+@pytest.mark.parametrize("domain", ["source", "target"])
+def test_a_class_that_one_domain_hardly_has_is_not_aligned(make_stcl, form, domain):
+    """As many pixels as ``minimum_pixels`` less one are as good as none, one more is not."""
+
+    def distance(pixels):
+        method, _ = make_stcl(alignment=Alignment(form=form, minimum_pixels=7))
+        draws = torch.Generator().manual_seed(0)
+        labels = {name: torch.randint(1, 5, (1, 8, 8), generator=draws) for name in ("source", "target")}
+        labels["source"].view(-1)[20:30] = labels["target"].view(-1)[20:30] = 5
+        rare = labels[domain].view(-1)[20:30]
+        rare[pixels:] = IGNORE if domain == "source" else 11  # which the source has not
+        classes, grid = len(method.space), (1, method.network.backbone.channels[method._aligned_stage], 8, 8)
+        features = [{method._aligned_stage: torch.randn(grid, generator=draws)} for _ in range(2)]
+        scores = torch.nn.functional.one_hot(labels["target"].clamp(max=classes - 1), classes).movedim(-1, 1).float()
+        source, target = (SegOutput(scores, None, each) for each in features)
+        return method.align(source, labels["source"], [target]).item()
+
+    assert distance(6) == pytest.approx(distance(0), rel=1e-5)
+    assert distance(7) != pytest.approx(distance(6), rel=1e-2)
+
+
 def test_the_temperature_belongs_to_the_contrastive_form(make_stcl, make_batch):
     found = []
     for temperature in (0.05, 1.0):

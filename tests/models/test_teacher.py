@@ -1,5 +1,7 @@
 """Teachers and normalisation statistics."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -140,6 +142,16 @@ def test_recalibration_gives_the_true_moments() -> None:
     assert_close(network.norm.running_mean, pixels.mean(-1).mean(0))
     assert_close(network.norm.running_var, pixels.var(-1).mean(0))
     assert network.training and network.norm.training and network.norm.momentum == 0.3
+
+
+def test_recalibration_looks_at_current_frames_alone(student: VideoSegmenter) -> None:
+    """Of a pair, that is: without gradient a network passes both frames at once and holds its statistics still."""
+    pairs = [make_pair() for _ in range(2)]
+    expected, found = deepcopy(student), deepcopy(student)
+    recalibrate(expected, [FramePair(pair.current) for pair in pairs])
+    assert recalibrate(found, pairs) == 4
+    assert not torch.equal(found.backbone.stem[1].running_mean, student.backbone.stem[1].running_mean)
+    torch.testing.assert_close(state_of(found), state_of(expected), rtol=0, atol=0)
 
 
 def test_recalibrated_network_normalises_the_new_domain(student: VideoSegmenter) -> None:
