@@ -1,6 +1,7 @@
 """How many threads compute, here and in child processes; small videos of every kind, and real processes."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -20,6 +21,21 @@ THREADS = os.environ.get("STCL_TEST_THREADS", "1")
 
 torch.set_num_threads(int(THREADS))
 os.environ["OMP_NUM_THREADS"] = THREADS  # what child processes start with: sums in another order are other bits
+
+SEED = int(os.environ.get("STCL_TEST_SEED", "0"))
+"""Of what tests draw from the global generators. A test that passes with one seed alone is no test: try others."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Before fixtures of any scope, so that those of a whole session do not hang on which test comes first."""
+    random.seed(SEED)
+    np.random.seed(SEED)  # noqa: NPY002  # what libraries may draw from
+    torch.manual_seed(SEED)
+
+
+pytest_runtest_call = pytest_runtest_setup  # and after them
+
 
 Frame = NDArray[np.uint8]
 

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -177,19 +176,16 @@ def test_the_next_step_is_named(world, capsys):
 
 @pytest.mark.parametrize("command", ["", "demo", "train", "evaluate", "report", "data", "data render"])
 def test_help_answers_at_once(command):
-    """With light imports only; a busy machine gets three tries to answer in a second and a half."""
+    """With light imports only, in a second and a half of the processor's time: the machine may be busy."""
     words = [*command.split(), "--help"]
-    code = f"import sys; from stcl.cli import main\ntry: main({words!r})\nfinally: print(*sys.modules, file=sys.stderr)"
-    for _ in range(3):
-        started = time.monotonic()
-        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
-        seconds = time.monotonic() - started
-        if seconds < 1.5:
-            break
+    code = f"import sys, time; from stcl.cli import main\ntry: main({words!r})\n"
+    code += "finally: print(time.process_time(), *sys.modules, file=sys.stderr)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(f"usage: stcl{' ' if command else ''}{command}")
-    assert not {name.partition(".")[0] for name in result.stderr.split()} & HEAVY
-    assert seconds < 1.5
+    seconds, *modules = result.stderr.split()
+    assert not {name.partition(".")[0] for name in modules} & HEAVY
+    assert float(seconds) < 1.5
 
 
 def test_help_of_train_lists_the_shipped_configurations(capsys):

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from unittest.mock import Mock
 
 import numpy as np
@@ -177,9 +176,8 @@ def test_workers_go_on_when_the_run_is_asked_to_stop(clips):
         os.kill(worker.pid, number)
     names += [next(batches).names for _ in range(11)]
     assert worker.is_alive() and names == expected
-    started = time.monotonic()
     del batches
-    assert not worker.is_alive() and time.monotonic() - started < 4
+    assert worker.exitcode == 0  # it ended by itself: else it is ended by force, after five seconds
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -55,9 +55,8 @@ def test_two_processes_stop_and_go_on_exactly(world, capsys):
     output, _ = finish(start(LAUNCH, world / "config.yaml", "--out", whole))
     assert output.count("Finished") == 1  # one process writes and speaks
     process = start(LAUNCH, world / "config.yaml", "--out", run)
-    deadline = time.monotonic() + 300
     while not (run / "metrics.csv").exists() or len((run / "metrics.csv").read_text().splitlines()) < 5:
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     _, told = process.communicate(timeout=300)

@@ -20,16 +20,19 @@ def test_results_come_in_order_and_all() -> None:
 
 
 def test_stages_overlap() -> None:
-    """Three stages of 10 ms an item take little more than the time of one."""
+    """A stage that ends its work on an item only once the stage before has begun the next one does not wait in vain."""
 
-    def slow(items: Iterable[int]) -> Iterator[int]:
+    def stage(items: Iterable[int], begun: list[threading.Event], before: list[threading.Event]) -> Iterator[int]:
         for item in items:
-            time.sleep(0.01)
+            begun[item].set()
+            assert before[item + 1].wait(60)
             yield item
 
-    started = time.monotonic()
-    assert len(list(slow(InBackground(slow(InBackground(slow(range(20)))))))) == 20
-    assert time.monotonic() - started < 0.45  # 0.6 one after the other
+    always, first, second, third = ([threading.Event() for _ in range(21)] for _ in range(4))
+    for event in (*always, first[20], second[20]):  # there is no item 20
+        event.set()
+    stages = InBackground(stage(InBackground(stage(range(20), first, always)), second, first))
+    assert list(stage(stages, third, second)) == list(range(20))
 
 
 def test_an_error_comes_after_what_was_good_and_ends_all() -> None:

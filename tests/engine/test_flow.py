@@ -126,18 +126,25 @@ def test_frames_rendered_anew_are_noticed(settings, streets, tmp_path):
 def test_a_killed_process_is_gone_on_from(settings, tmp_path, monkeypatch):
     """Two processes at once, one of them killed; then one call completes the folder with whole files."""
     settings, call = with_flow(settings, cache=str(tmp_path)), DisFlow.__call__
-    monkeypatch.setattr(DisFlow, "__call__", lambda *given: [time.sleep(0.05), call(*given)][1])  # time to be killed
     fork = multiprocessing.get_context("fork")
-    first, second = (fork.Process(target=stcl.fill_flow_cache, args=(settings, (1, 1), 0, True)) for _ in range(2))
-    first.start(), second.start()
-    while len([*tmp_path.rglob("*.npz")]) < 2:
-        assert first.is_alive()
-        time.sleep(0.01)
-    first.kill()
-    first.join()
-    assert first.exitcode == -signal.SIGKILL
-    second.join()
-    assert second.exitcode == 0 and len(files(tmp_path)) == 12
+    killed, made = fork.Event(), []
+
+    def dies(*given):
+        made.append(given)
+        if len(made) == 3:
+            killed.set()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*given)
+
+    processes = []
+    for flow in (dies, lambda *given: killed.wait() and call(*given)):
+        monkeypatch.setattr(DisFlow, "__call__", flow)
+        processes.append(fork.Process(target=stcl.fill_flow_cache, args=(settings, (1, 1), 0, True)))
+        processes[-1].start()
+    monkeypatch.setattr(DisFlow, "__call__", call)
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [-signal.SIGKILL, 0] and len(files(tmp_path)) == 12
     (tmp_path / [*files(tmp_path)][5]).unlink()
     assert sum(each.written for each in stcl.fill_flow_cache(settings, quiet=True)) == 1
     for clips in (*asked_clips(settings).values(), evaluation_clips(settings)):

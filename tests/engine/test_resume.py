@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import time
 from contextlib import contextmanager
 from dataclasses import fields
@@ -73,9 +74,7 @@ def rows(run: Path) -> int:
 
 def wait_for_row(process: BaseProcess, run: Path, number: int) -> None:
     """Until the run has logged more than ``number`` rows."""
-    deadline = time.monotonic() + 300
     while rows(run) <= number and process.is_alive():
-        assert time.monotonic() < deadline, "training does not begin"
         time.sleep(0.005)
 
 
@@ -83,20 +82,20 @@ def test_killed_at_random_points_again_and_again(settings, whole, tmp_path, star
     """kill -9 of a real process, at moments that nobody chose; then one stop by signal; then the rest."""
     config, run, log = tmp_path / "config.yaml", tmp_path / "killed", tmp_path / "log.txt"
     config.write_text(settings.dump())
-    chance, words = random.Random(time.time_ns()), [config, "--out", run]
+    chance, words, stopped = random.Random(time.time_ns()), [config, "--out", run], 0
     for number in (1, 3):
         process = start_stcl(log, "train", *words, "--quiet")
         wait_for_row(process, run, number)
         time.sleep(chance.random() * 0.1)
         process.kill()
-        process.join()
+        stopped += process.wait() == -signal.SIGKILL  # else it was faster
         words = ["--resume", run]
     process = start_stcl(log, "train", *words, "--quiet")
     wait_for_row(process, run, 6)
     process.terminate()
     process.join()
-    if process.exitcode != 0:  # else it was faster than the signal
-        told = log.read_text()
+    if process.exitcode != 0:
+        told, stopped = log.read_text(), stopped + 1
         assert process.exitcode == 75, told
         assert "stopped by SIGTERM after step" in told and f"stcl train --resume {run}" in told
         assert json.loads((run / "status.json").read_text())["state"] == "stopped"
@@ -105,7 +104,7 @@ def test_killed_at_random_points_again_and_again(settings, whole, tmp_path, star
     assert process.exitcode == 0, log.read_text()
     assert f"Finished: {run}" in log.read_text()
     same(whole, run)
-    assert len(json.loads((run / "run.json").read_text())["resumed"]) == 3
+    assert len(json.loads((run / "run.json").read_text()).get("resumed", [])) == stopped
 
 
 def interrupted(settings, out: Path, monkeypatch, step: int = 10, error: BaseException | None = None) -> None:

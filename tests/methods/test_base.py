@@ -243,6 +243,20 @@ def test_streams_of_a_step_differ(make_method, make_run):
     assert 0 <= large.step_seed("dropout") < 2**63
 
 
+def test_layers_draw_from_a_stream_of_their_own(make_method, make_batch, make_run, monkeypatch):
+    """What dropout leaves out says nothing about flips and colours, nor about what was drawn outside."""
+    method = make_method("source_only")
+    run, seeds = make_run(method), []
+    losses = method.losses
+    monkeypatch.setattr(method, "losses", lambda *given: seeds.append(torch.initial_seed()) or losses(*given))
+    for outside in (0, 1):
+        torch.manual_seed(outside)
+        run.step(make_batch(method))
+        run.trainer.global_step = 0
+    assert seeds == [method.step_seed("dropout")] * 2
+    assert seeds[0] != method.step_generator().initial_seed()
+
+
 # ---- joint passes ----
 
 

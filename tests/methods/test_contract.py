@@ -19,6 +19,7 @@ import stcl.methods
 from closeness import assert_close
 from stcl.errors import SettingError
 from stcl.methods import METHODS, AdaptationMethod, Optimization, Preparation, get_method
+from stcl.methods.patches import ResizableBuffers
 from stcl.methods.settings import Alignment, FeatureFusion, Masking, SequenceFusion, Teacher
 from stcl.types import ClipSpec
 
@@ -35,7 +36,7 @@ VARIANTS = {
             "alignment": Alignment(form="contrastive", pairs=2, adaptive=True),
         },
         {"teacher": Teacher(kind="self", interval=2, flow_error=0.2, flow_consistency=True), "weighting": "threshold"},
-        {"weighting": "class_threshold", "masking": Masking(share=0.5, patch_px=8)},
+        {"weighting": "class_share", "masking": Masking(share=0.5, patch_px=8), "alignment": Alignment(form="mmd")},
     ],
     "tps": [
         {"teacher": Teacher(kind="frozen", frozen_steps=9, flow_error=0.2, flip=True), "weighting": "none"},
@@ -149,6 +150,25 @@ def test_a_step_trains_every_part(make_method, make_batch, make_run, name, setti
     assert all(any(parameter.grad.any() for parameter in group) for group in roles.values())
     after = dict(method.network.named_parameters())
     assert all(not torch.equal(before[key], after[key]) for key in before if after[key].requires_grad)
+
+
+@each_case
+def test_what_a_step_moves_beside_its_weights_can_be_put_back(make_method, make_batch, make_run, name, settings):
+    """Statistics, counts, histograms and flags: after a step that does not count nothing but clips are remembered."""
+    method = make_method(name, **settings)
+    run = make_run(method)
+    before, kept = copies(method.state_dict()), [buffer.clone() for buffer in method.moving_statistics()]
+    run.step(make_batch(method))
+    moved = {key for key, value in method.state_dict().items() if not torch.equal(value, before[key])}
+    for buffer, value in zip(method.moving_statistics(), kept, strict=True):
+        buffer.copy_(value)
+    left = {key for key, value in method.state_dict().items() if not torch.equal(value, before[key])}
+    learned = {f"network.{key}" for key, _ in method.network.named_parameters()}
+    clips = {part for part, module in method.named_modules() if isinstance(module, ResizableBuffers)}
+    others = {key for key in left - learned if key.rpartition(".")[0] not in clips}
+    # the averages are those of weights that did not move then
+    assert {key for key in others if not key.startswith(("average.", "start."))} == set()
+    assert moved - left
 
 
 @each_case

@@ -3,6 +3,10 @@
 The teachers themselves are tested in test_stcl.py, where all three kinds are used.
 """
 
+import math
+from dataclasses import replace
+from typing import get_args
+
 import pytest
 import torch
 
@@ -14,7 +18,7 @@ from stcl.methods.settings import FeatureFusion, Masking, SequenceFusion, Teache
 from stcl.ops.augment import flip_clip
 from stcl.ops.losses import segmentation_loss
 from stcl.ops.mixing import classes_present
-from stcl.ops.pseudo_labels import PseudoLabels, class_probabilities
+from stcl.ops.pseudo_labels import Choice, PseudoLabels, Weighting, class_probabilities
 from stcl.ops.warp import consistent, flip_pair, photometric_error
 from stcl.types import ClipSpec
 
@@ -139,6 +143,46 @@ def test_each_class_has_its_own_threshold(make):
     assert torch.equal(method.state_dict()["seen.histogram"], method.seen.histogram)  # remembered by a checkpoint
 
 
+def weights_by_hand(pseudo, weighting, threshold, kept_share, classes):
+    """What the pixels of a first step count, from the documentation."""
+    known, steps = pseudo.labels != IGNORE, (pseudo.confidence * 100).floor()
+    if weighting == "none":
+        return torch.ones_like(pseudo.confidence)
+    if weighting == "threshold":
+        return (pseudo.confidence > threshold).float()
+    if weighting == "share":
+        return (pseudo.certainty > threshold).float().mean((1, 2), keepdim=True).expand_as(pseudo.certainty)
+    weight = torch.zeros_like(pseudo.confidence)
+    for own in (known & (pseudo.labels == c) for c in range(classes)):
+        if weighting == "class_share":
+            weight[own] = (steps[own] >= round(threshold * 100)).float().mean()
+        elif own.any():  # in steps of a hundredth
+            surest = steps[own].sort(descending=True).values
+            lowest = float(surest[math.ceil(kept_share * len(surest)) - 1]) / 100
+            weight[own] = (pseudo.confidence[own] >= min(lowest, threshold) - 1e-6).float()
+    return weight
+
+
+@pytest.mark.parametrize("weighting", get_args(Weighting))
+@pytest.mark.parametrize("labels", get_args(Choice))
+def test_each_pixel_counts_what_the_weighting_says(make, make_batch, weighting, labels):
+    method, run = make(weighting=weighting, labels=labels, lambda_t=0.5, kept_share=0.3)
+    outputs = []
+    method.network.register_forward_hook(lambda _, __, output: outputs.append(output))
+    data = make_batch(method)
+    _, target = prepared(method, data)
+    pseudo = pseudo_of(method, target)
+    if method.expected is not None:
+        method.expected.counts.zero_()  # it has labelled nothing yet
+    certain = pseudo.certainty[pseudo.labels != IGNORE]
+    method.threshold = math.floor(certain.quantile(0.7).item() * 100) / 100
+    terms = run.losses(data)
+    weight = weights_by_hand(pseudo, weighting, method.threshold, method.kept_share, len(method.space))
+    assert weighting == "none" or 0.02 < weight.mean() < 0.98
+    torch.testing.assert_close(terms["target"], 0.5 * segmentation_loss(outputs[1], pseudo.labels, weight))
+    assert terms["target"] > 0
+
+
 def test_squares_are_hidden_from_the_student_alone(make, make_batch):
     method, run = make(masking=Masking(share=0.5, patch_px=8), augment_target=False)
     seen = []
@@ -203,6 +247,23 @@ def test_dacs_pastes_half_of_the_source_classes_into_both_frames(make, make_batc
     assert 0 < share.mean() < 1
     expected = torch.where(view.outline, torch.ones(()), share.view(2, 1, 1))
     assert_close(view.weight, expected)
+
+
+def test_dacs_augments_the_mixed_clip_and_not_the_target_alone(make, make_batch, monkeypatch):
+    """Pasted pixels and the others go through one and the same augmentation, and are masked after it."""
+    method, run = make("dacs", masking=Masking(share=0.5, patch_px=8))
+    method.views, order = {}, []
+    monkeypatch.setattr(method, "augment", lambda clip, _: order.append(clip) or replace(clip, frames=1 - clip.frames))
+    monkeypatch.setattr(method, "mask", lambda clip, _: order.append(clip) or clip)
+    data = make_batch(method)
+    run.losses(data)
+    source, target = prepared(method, data)
+    mixed, seen = method.views["mixed"], [clip.frame(0) for clip in order]
+    pasted = mixed.outline.unsqueeze(1)
+    assert 0.1 < pasted.float().mean() < 0.9
+    expected = torch.where(pasted, source.frame(0), target.frame(0))
+    assert len(seen) == 2 and torch.equal(seen[0], expected) and torch.equal(seen[1], 1 - expected)
+    assert torch.equal(mixed.clip.frame(0), 1 - expected)
 
 
 @pytest.mark.parametrize("name", ["tps", "dacs", "stcl"])

@@ -1,5 +1,6 @@
 """The properties of STCL that published code gets wrong, and what each of its switches does."""
 
+import inspect
 from dataclasses import replace
 from functools import partial
 
@@ -10,13 +11,22 @@ import stcl.methods.stcl as module
 from closeness import NETWORK, assert_close, relative_difference
 from stcl.errors import SettingError
 from stcl.labels import IGNORE
-from stcl.methods import Preparation
+from stcl.methods import STCL, Preparation
 from stcl.methods import settings as parts
 from stcl.methods.settings import FeatureFusion, Masking, Teacher
 from stcl.models.statistics import norm_layers
 from stcl.ops.losses import segmentation_loss
 from stcl.ops.mixing import PAIR
-from stcl.ops.pseudo_labels import PseudoLabels, class_probabilities, ignore_unsure, pixel_weights, pseudo_labels
+from stcl.ops.pseudo_labels import (
+    PseudoLabels,
+    class_probabilities,
+    expected_counts,
+    expected_iou_labels,
+    ignore_unsure,
+    pixel_weights,
+    pseudo_labels,
+    relabel,
+)
 from stcl.ops.warp import inside, warp
 from stcl.types import ClipSpec, FramePair, SegOutput
 
@@ -216,8 +226,10 @@ def test_a_step_in_half_precision_trains_every_weight(make_stcl, make_batch, kin
     """Weights that a teacher's pass has cast without gradient are not handed to the student; losses stay float32."""
     method, run = make_stcl(teacher=Teacher(kind=kind, frozen_steps=0))
     data = make_batch(method)
+    torch.manual_seed(0)  # of dropout: the same for both
     expected = values(run, data, frozen=False)
     method, run = make_stcl(teacher=Teacher(kind=kind, frozen_steps=0))
+    torch.manual_seed(0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         terms = run.losses(data)
     assert {term.dtype for term in terms.values()} == {torch.float32}
@@ -295,6 +307,52 @@ def test_what_is_on_by_default(make_method, make_batch, make_run):
     method = make_method("stcl")
     terms = make_run(method, step=5).losses(make_batch(method))
     assert set(terms) == {"source", "fused_target", "target"} and method.masking.share == 0.5
+
+
+def test_a_step_with_the_defaults_is_what_they_say(make_method, make_batch, make_run, monkeypatch):
+    """Labels of the highest expected IoU, unsure images that count less, pasted close-ups, squares hidden at the end.
+
+    Everything is computed again from what the documentation says, and from the same draws.
+    """
+    usual = inspect.signature(STCL).parameters["masking"].default
+    method = make_method("stcl", masking=replace(usual, patch_px=8))  # the usual squares would hide a small frame whole
+    with torch.no_grad():
+        method.average.network.fusion.conv.weight.mul_(40)  # a teacher that is sure of some pixels
+    run, watch = make_run(method, step=5), Watch(method, monkeypatch)
+    data, (pole, road) = make_batch(method), map(method.space.index, ("pole", "road"))
+    labels = data["source"].labels
+    labels[labels == pole] = road
+    labels[0, :, 8:16, 8:16] = pole  # less than 2 %
+    terms = run.losses(data)
+
+    draws = method.step_generator()
+    source, target = method.prepare(data, draws)
+    view = warp(class_probabilities(method.average(target.pair(-1, -2)).logits, target.size), target.flow(0, -1))
+    likeliest = pseudo_labels(view, inside(target.flow(0, -1)))
+    pseudo = relabel(likeliest, view, expected_iou_labels(view, expected_counts(view, likeliest.labels)))
+    changed = pseudo.labels != likeliest.labels
+    weight = (likeliest.confidence > 0.968).float().mean((1, 2)).view(2, 1, 1)
+    assert 0 < changed.float().mean() < 0.5 and 0 < weight.mean() < 1
+    clear = method.augment(target.restrict(PAIR), draws)
+
+    (fused,), (patches,), (fed_s, fed_t) = watch.fused, watch.patches, watch.pairs
+    assert [patch.still for patch in patches] == [False, True, True, True]  # a clip's, a close-up, two of rare classes
+    assert any((patch.clip.label(0)[patch.mask[:, 0]] == pole).any() for patch in patches[1:2])
+    pasted = torch.stack([patch.mask for patch in patches]).any(0)  # (B, T, H, W)
+    assert 0.05 < pasted.float().mean() < 0.95
+    for at, offset in enumerate((0, -1)):
+        outside = ~pasted[:, at].unsqueeze(1).expand(-1, 3, -1, -1)
+        assert torch.equal(fused.clip.frame(offset)[outside], clear.frame(offset)[outside])
+    assert torch.equal(fused.clip.label(0)[~pasted[:, 0]], pseudo.labels[~pasted[:, 0]])
+    assert torch.equal(fed_s.current, source.frame(0)) and torch.equal(fed_t.current[2:], fused.clip.frame(0))
+    hidden = (fed_t.current[:2] != clear.frame(0)).any(1).unfold(1, 8, 8).unfold(2, 8, 8).float().mean((-2, -1))
+    assert 0.3 < (hidden > 0.9).float().mean() < 0.7 and ((hidden > 0.9) | (hidden == 0)).all()
+
+    out_s, out_t, out_ft = watch.outputs[0], *(SegOutput(*halves(watch.outputs[1], which)) for which in (0, 1))
+    torch.testing.assert_close(terms["source"], segmentation_loss(out_s, source.label(0)))
+    torch.testing.assert_close(terms["target"], segmentation_loss(out_t, pseudo.labels, weight))
+    weight = torch.where(pasted[:, 0], 1.0, weight)
+    torch.testing.assert_close(terms["fused_target"], segmentation_loss(out_ft, fused.clip.label(0), weight))
 
 
 def test_all_terms_of_the_paper(make_stcl, make_batch):

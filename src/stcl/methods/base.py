@@ -157,7 +157,7 @@ class AdaptationMethod(LightningModule):
 
     def moving_statistics(self) -> list[Tensor]:
         """What a forward pass changes beside gradients: a step that does not count puts these back."""
-        return [buffer for buffer in self.network.buffers() if buffer.is_floating_point()]
+        return [*self.network.buffers()]
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Move the weight average after every optimiser step."""
