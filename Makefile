@@ -10,10 +10,12 @@
 #                benchmarks/bench.py
 #   FUZZ_CASES   how many damaged files of each kind `make fuzz` makes
 #   ISA          the processors that `make isa` stands in for, as environment variables
+#   TIMES        how often `make repeat` runs the suite
+#   MUTANT_ARGS  further arguments of benchmarks/mutants.py, such as `--seed 1` or `--only 'ops/warp.py'`
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: demo test slow isa gpu fuzz bench lint format weights clean help
+.PHONY: demo test slow isa gpu fuzz repeat mutants bench lint format weights clean help
 
 # 3.11 comes first because constraints.txt was tested with it.
 PYTHON ?=
@@ -24,6 +26,8 @@ TEST_ARGS ?= -n 2
 BENCH_ARGS ?=
 FUZZ_CASES ?= 3000
 ISA ?= ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 STCL_TEST_THREADS=2
+TIMES ?= 10
+MUTANT_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -53,6 +57,16 @@ gpu: $(VENV)/.stamp-dev  ## run the tests that need a GPU
 # In processes of their own: one that crashes in a decoder is named and replaced.
 fuzz: $(VENV)/.stamp-dev  ## read thousands of damaged files of every kind, others each time
 	FUZZ_CASES=$(FUZZ_CASES) $(BIN)/python -m pytest $(TEST_ARGS) tests/fuzz/test_readers.py
+
+repeat: $(VENV)/.stamp-dev  ## run the suite again and again, each time with other random numbers
+	@failed=""; \
+	for seed in $$(seq $(TIMES)); do \
+	  STCL_TEST_SEED=$$seed $(BIN)/python -m pytest -q $(TEST_ARGS) || failed="$$failed $$seed"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "Not all passed with STCL_TEST_SEED =$$failed" >&2; exit 1; fi
+
+mutants: $(VENV)/.stamp-dev  ## put small mistakes into methods/ and ops/ and see whether a test fails
+	$(BIN)/python benchmarks/mutants.py $(MUTANT_ARGS)
 
 bench: $(VENV)/.stamp-dev  ## run the short benchmarks and print one table
 	$(BIN)/python benchmarks/bench.py $(BENCH_ARGS)

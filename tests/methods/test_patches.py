@@ -100,6 +100,7 @@ def test_the_bank_keeps_the_latest_frames_of_a_class():
     drawn = [bank.draw(clips[0], 1, generator(seed))[0].clip.frame(0) for seed in range(30)]
     seen = [any(torch.equal(frame, clip.frame(0)) for frame in drawn) for clip in clips]
     assert seen == [False, True, True]
+    assert len(bank.frames) == len(bank.labels) == CLASSES * 2 + 1  # and no more: one slot takes what is not kept
 
 
 def test_two_frames_of_one_batch_take_two_slots():
@@ -253,10 +254,11 @@ def test_the_bank_is_saved(rare, round_trip):
     assert torch.equal(bank.rare, other.rare)
 
 
-def test_a_loaded_bank_may_have_another_size_than_the_present_one(round_trip):
+@pytest.mark.parametrize("size", [(4, 6), (12, 10)])
+def test_a_loaded_bank_may_have_another_size_than_the_present_one(round_trip, size):
     bank, other = PatchMemory(CLASSES, rare=[POLE]), PatchMemory(CLASSES, rare=[POLE])
     bank.add(street(pole=20))
-    other.add(street(size=(4, 6)))
+    other.add(street(size=size))
     assert torch.equal(round_trip(bank, other).frames, bank.frames)
 
 

@@ -565,6 +565,47 @@ def test_patches_come_from_another_clip(make_stcl, make_batch, monkeypatch):
         assert torch.equal(patch.clip.frame(-1), clip.frame(-1).flip(0))
 
 
+def test_a_single_clip_gets_the_patches_of_the_last_step(make_stcl, make_batch, monkeypatch):
+    """Of each domain its own."""
+    method, run = make_stcl(augment_target=False)
+    watch = Watch(method, monkeypatch)
+    steps = [make_batch(method, 1, seed=seed) for seed in range(3)]
+    for data in steps:
+        run.losses(data)
+    for before, patches in zip(steps, watch.patches[2::2], strict=False):  # into both domains in each step
+        for patch, clip in zip(patches[:2], prepared(method, before), strict=True):
+            assert torch.equal(patch.clip.frames, clip.restrict(PAIR).frames)
+
+
+def test_target_patches_look_as_the_student_sees_the_target(make_stcl, make_batch, monkeypatch):
+    method, run = make_stcl()
+    monkeypatch.setattr(method, "augment", lambda clip, _: replace(clip, frames=1 - clip.frames))
+    watch = Watch(method, monkeypatch)
+    data = make_batch(method)
+    run.losses(data)
+    _, target = prepared(method, data)
+    for offset in (0, -1):
+        assert torch.equal(watch.patches[0][1].clip.frame(offset), 1 - target.frame(offset).flip(0))
+
+
+@pytest.mark.parametrize("interval", [1, 2])
+def test_target_patches_are_labelled_alike_in_both_frames(make_stcl, make_batch, monkeypatch, interval):
+    """By the highest expected IoU, at t-1 from the teacher's view of t-1."""
+    method, run = make_stcl(labels="expected_iou", teacher=Teacher(interval=interval))
+    confident = []
+    monkeypatch.setattr(method, "draw_patches", lambda source, clip, _: confident.append(clip) or [])
+    data = make_batch(method)
+    run.losses(data)
+    _, target = prepared(method, data)
+    flow = target.flow(0, -interval)
+    view, before = warp(method.teacher_view(target, -interval), flow), method.teacher_view(target, -1)
+    likeliest = pseudo_labels(view, inside(flow))
+    chosen = relabel(likeliest, view, expected_iou_labels(view, expected_counts(view, likeliest.labels)))
+    earlier = expected_iou_labels(before, expected_counts(view, chosen.labels))  # by what the first labels were worth
+    assert torch.equal(confident[0].label(0), chosen.labels) and torch.equal(confident[0].label(-1), earlier)
+    assert not torch.equal(earlier, before.argmax(1))
+
+
 def test_source_patches_are_random_classes_and_all_rare_ones(make_stcl, make_batch, monkeypatch):
     rare = ["fence", "pole", "rider"]
     fusion = SequenceFusion(confidence=0.0, random_classes=2, rare_classes=rare)
