@@ -116,6 +116,15 @@ def room_for() -> Callable[[int], AbstractContextManager[None]]:
     return limited
 
 
+@pytest.fixture(scope="session")
+def resident_mb() -> Callable[[], float]:
+    """Memory of this process in use now, in MiB; a peak would say nothing after a test that needed more."""
+    pages = Path("/proc/self/statm")
+    if not pages.exists():
+        pytest.skip("this system does not say how much memory is used")
+    return lambda: int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
 class Started(subprocess.Popen[bytes]):
     """A command that runs, with the words of ``multiprocessing``."""
 

@@ -1,8 +1,5 @@
 """A long run: nothing grows with the number of steps."""
 
-import os
-from pathlib import Path
-
 import pytest
 
 from stcl.engine.train import train
@@ -11,16 +8,9 @@ from stcl.methods import STCL
 STEPS = 10_000
 
 
-def resident_mb() -> float:
-    """Memory of this process in use, in MiB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this system does not say how much memory is used")
-def test_memory_is_flat_over_ten_thousand_steps(make_settings, tmp_path, monkeypatch):
+def test_memory_is_flat_over_ten_thousand_steps(make_settings, tmp_path, monkeypatch, resident_mb):
     step, seen = STCL.training_step, []
 
     def watched(self, batch, index):
