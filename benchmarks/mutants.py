@@ -55,6 +55,10 @@ SLOW = "test_no_sync.py"
 """Looks at no number, and takes a third of the methods' tests' time."""
 
 
+ELSEWHERE = 99
+"""Exit status where the tests have looked at another copy of the project."""
+
+
 @dataclass(frozen=True)
 class Mutant:
     """One mistake.
@@ -132,14 +136,14 @@ def run_tests(project: Path, files: Sequence[str], log: Path, timeout_s: float) 
         import stcl
 
         if Path(stcl.__file__).parent != project / "src" / "stcl":
-            status = 99
+            status = ELSEWHERE
         os._exit(int(status))
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             code = os.waitstatus_to_exitcode(status)
-            if code in (pytest.ExitCode.NO_TESTS_COLLECTED, pytest.ExitCode.USAGE_ERROR, 99):
+            if code in (pytest.ExitCode.NO_TESTS_COLLECTED, ELSEWHERE):
                 raise RuntimeError(f"The tests cannot be run: {log.read_text()}")
             return "passed" if code == 0 else "failed"
         time.sleep(0.02)
@@ -179,7 +183,10 @@ def _try(project: Path, modules: Sequence[Path], options: argparse.Namespace) ->
     sources = {path: (ROOT / path).read_text(encoding="utf-8") for path in modules}
     mutants = [mutant for path, source in sources.items() for mutant in find_mutants(path, source)]
     chosen = draw(mutants, options.count, options.seed)
-    print(f"{len(chosen)} of {len(mutants)} mistakes in {len(modules)} modules")
+    if run_tests(project, tests_of(chosen[0].path), log, options.timeout) != "passed":
+        print(f"Without any mistake tests fail:\n{log.read_text()}", file=sys.stderr)
+        return 2
+    print(f"{len(chosen)} of {len(mutants)} mistakes in {len(modules)} modules", flush=True)
     results: Counter[str] = Counter()
     for number, mutant in enumerate(chosen, 1):
         source = sources[mutant.path]

@@ -201,6 +201,15 @@ def test_squares_are_hidden_from_the_student_alone(make, make_batch):
     assert (before == changed).float().mean() > 0.99  # one draw for both frames; a pixel may have the mean's colour
 
 
+def test_a_share_of_squares_may_be_none_or_all(make, make_batch):
+    method, _ = make()
+    _, target = prepared(method, make_batch(method))
+    assert method.mask(target, method.step_generator()) is target  # and costs nothing
+    method.masking = Masking(share=1.0, patch_px=8)
+    hidden = method.mask(target, method.step_generator())
+    assert hidden.frames.flatten(3).std(-1).max() < 1e-5 < target.frames.flatten(3).std(-1).min()
+
+
 # ---- methods ----
 
 
