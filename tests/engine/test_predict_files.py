@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -176,7 +175,8 @@ def test_after_a_kill_it_goes_on_as_if_nothing_had_been(
     fixed = ["--checkpoint", str(run), "--out", str(tmp_path / "killed")]
     command = ["predict", str(street), *options, *fixed]
     parts = tmp_path / "killed" / "long" / ".parts"
-    assert subprocess.run([sys.executable, "-c", KILLED, *command], timeout=300, check=False).returncode == -signal.SIGKILL
+    killed = subprocess.run([sys.executable, "-c", KILLED, *command], timeout=300, check=False)
+    assert killed.returncode == -signal.SIGKILL
     assert len(list(parts.glob("*.json"))) == 2 and not (parts.parent / "overlay.mp4").exists()
     begun = time.time_ns()
     assert main(command) == 0

@@ -349,10 +349,10 @@ def test_a_step_with_the_defaults_is_what_they_say(make_method, make_batch, make
     assert 0.3 < (hidden > 0.9).float().mean() < 0.7 and ((hidden > 0.9) | (hidden == 0)).all()
 
     out_s, out_t, out_ft = watch.outputs[0], *(SegOutput(*halves(watch.outputs[1], which)) for which in (0, 1))
-    torch.testing.assert_close(terms["source"], segmentation_loss(out_s, source.label(0)))
-    torch.testing.assert_close(terms["target"], segmentation_loss(out_t, pseudo.labels, weight))
+    assert_close(terms["source"], segmentation_loss(out_s, source.label(0)))
+    assert_close(terms["target"], segmentation_loss(out_t, pseudo.labels, weight))
     weight = torch.where(pasted[:, 0], 1.0, weight)
-    torch.testing.assert_close(terms["fused_target"], segmentation_loss(out_ft, fused.clip.label(0), weight))
+    assert_close(terms["fused_target"], segmentation_loss(out_ft, fused.clip.label(0), weight))
 
 
 def test_all_terms_of_the_paper(make_stcl, make_batch):
