@@ -6,8 +6,8 @@
 #   PYTHON       the interpreter to build .venv with (default: the first suitable one found)
 #   TORCH_INDEX  an extra package index to take torch from, e.g. torch's own index of CPU builds
 #                (https://download.pytorch.org/whl/cpu): on Linux the default build brings gigabytes of CUDA libraries
-#   DEMO_ARGS, TEST_ARGS, BENCH_ARGS  further arguments of `stcl demo`, of pytest (-n 2: two processes) and of
-#                benchmarks/bench.py
+#   DEMO_ARGS, TEST_ARGS, BENCH_ARGS, GPU_ARGS  further arguments of `stcl demo`, of pytest (-n 2: two processes), of
+#                benchmarks/bench.py and of benchmarks/gpu_report.py
 #   FUZZ_CASES   how many damaged files of each kind `make fuzz` makes
 #   ISA          the processors that `make isa` stands in for, as environment variables
 #   TIMES        how often `make repeat` runs the suite
@@ -15,7 +15,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: demo test slow isa gpu fuzz repeat mutants bench lint format weights clean help
+.PHONY: demo test slow isa gpu gpu-report fuzz repeat mutants bench lint format weights clean help
 
 # 3.11 comes first because constraints.txt was tested with it.
 PYTHON ?=
@@ -24,6 +24,7 @@ TORCH_INDEX ?=
 DEMO_ARGS ?=
 TEST_ARGS ?= -n 2
 BENCH_ARGS ?=
+GPU_ARGS ?=
 FUZZ_CASES ?= 3000
 ISA ?= ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 STCL_TEST_THREADS=2
 TIMES ?= 10
@@ -53,6 +54,19 @@ isa: $(VENV)/.stamp-dev  ## run the tests of arithmetic as on other processors, 
 
 gpu: $(VENV)/.stamp-dev  ## run the tests that need a GPU
 	$(BIN)/python -m pytest tests/engine/test_cuda.py tests/methods/test_no_sync.py
+
+# A machine that is lent for minutes often has torch, but no internet to build .venv from.
+gpu-report:  ## measure all that wants a GPU, in nine minutes, a line of JSON for each part
+	@PIP_RETRIES=0 PIP_DEFAULT_TIMEOUT=15 $(MAKE) --no-print-directory $(VENV)/.stamp-dev >&2 || \
+	  echo "$(VENV) cannot be brought up to date here: a Python that has torch will do." >&2; \
+	for candidate in $(BIN)/python $(CANDIDATES); do \
+	  if "$$candidate" -c 'import torch' >/dev/null 2>&1; then \
+	    exec env PYTHONPATH="src$${PYTHONPATH:+:$$PYTHONPATH}" "$$candidate" benchmarks/gpu_report.py $(GPU_ARGS); \
+	  fi; \
+	done; \
+	echo "No Python with torch among: $(BIN)/python $(CANDIDATES)." >&2; \
+	echo "Name yours: make gpu-report PYTHON=/path/to/python" >&2; \
+	exit 1
 
 # In processes of their own: one that crashes in a decoder is named and replaced.
 fuzz: $(VENV)/.stamp-dev  ## read thousands of damaged files of every kind, others each time
@@ -92,7 +106,7 @@ clean:  ## remove the environment, caches and the demo's output
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The interpreter must run (a pyenv shim may not) and be new enough, and it must be able to make an environment.
 $(BIN)/python:

@@ -7,15 +7,17 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import date
-from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
 import torch
+import torch.nn.functional as F
+from packages import installed
 
 
 def machine(*packages: str) -> dict[str, object]:
-    """Where and when a figure was measured, with the versions of torch and of the named packages."""
+    """Where and when a figure was measured, with the versions of torch and of the named packages (null: not there)."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text("utf-8").splitlines() if cpuinfo.is_file() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -25,7 +27,7 @@ def machine(*packages: str) -> dict[str, object]:
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
-        **{package: version(package) for package in ("torch", "numpy", *packages)},
+        **{package: installed(package) for package in ("torch", "numpy", *packages)},
         "date": date.today().isoformat(),
     }
 
@@ -52,6 +54,50 @@ def median_seconds(
             if turn > 0:
                 seconds[name].append(clock() - started)
     return {name: median(times) for name, times in seconds.items()}
+
+
+def seconds_in_a_row(run: Callable[[], object], count: int) -> list[float]:
+    """Seconds of each of ``count`` calls one behind the other; on a GPU by its own clock, and nothing waits between."""
+    if not torch.cuda.is_available():
+        moments = [time.perf_counter()]
+        for _ in range(count):
+            run()
+            moments.append(time.perf_counter())
+        return [end - start for start, end in pairwise(moments)]
+    finish()
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
+    events[0].record()
+    for event in events[1:]:
+        run()
+        event.record()
+    finish()
+    return [start.elapsed_time(end) / 1e3 for start, end in pairwise(events)]
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype | None = None, side: int | None = None) -> float:
+    """Floating-point operations a second of a large square matrix product: what the device can do at best.
+
+    Args:
+        device: where.
+        dtype: bfloat16 on a GPU and float32 on a CPU unless told.
+        side: of the matrices; 8192 on a GPU and 1024 on a CPU unless told.
+    """
+    on_gpu = device.type == "cuda"
+    side, rounds = side or (8192 if on_gpu else 1024), 10 if on_gpu else 1
+    a, b = torch.randn(2, side, side, device=device, dtype=dtype or (torch.bfloat16 if on_gpu else torch.float32))
+    products: list[Callable[[], object]] = [lambda: a @ b]
+    if not on_gpu and torch.backends.mkldnn.is_available():  # the library of the convolutions, often the faster one
+        blocked = a.to_mkldnn()
+        products.append(lambda: F.linear(blocked, b))
+    seconds = []
+    for product in products * 10:
+        finish()
+        started = time.perf_counter()
+        for _ in range(rounds):
+            product()
+        finish()
+        seconds.append((time.perf_counter() - started) / rounds)
+    return 2 * side**3 / min(seconds)
 
 
 def say(words: str) -> None:

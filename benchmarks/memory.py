@@ -163,6 +163,7 @@ def empty_out(network: torch.nn.Module, mode: FakeTensorMode) -> None:
 
 def measured(settings: Settings) -> tuple[int, int]:
     """The same by the allocator of a GPU."""
+    torch.backends.cudnn.benchmark = True  # as training: kernels differ in what they take
     method = method_for(settings).cuda()
     driver, batch = driver_for(method, settings), batch_for(method, settings)
     steady = 0

@@ -28,10 +28,11 @@ from stcl.models import VideoSegmenter, build_segmenter
 from stcl.types import FramePair
 
 
-def make_network(backbone: str, classes: int) -> VideoSegmenter:
+def make_network(backbone: str, classes: int, head: str = "stcl", auxiliary: bool = True) -> VideoSegmenter:
     """An untrained network to which the previous frame matters."""
     torch.manual_seed(0)
-    network = build_segmenter(classes, backbone).eval().to(device(), memory_format=torch.channels_last)
+    network = build_segmenter(classes, backbone, head, auxiliary).eval()
+    network.to(device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
     assert network.fusion is not None
     torch.nn.init.normal_(network.fusion.conv.weight, std=0.1)
     return network

@@ -49,7 +49,7 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from measure import finish_line, machine, median_seconds, say
+from measure import finish_line, machine, matmul_rate, median_seconds, say
 from published_network import contestants
 from rich.console import Console
 from rich.table import Table
@@ -173,7 +173,8 @@ def measure(settings: Settings, device: torch.device, options: argparse.Namespac
     if yardstick is not None:
         result["parts"]["yardstick"] = parts_of_yardstick(yardstick, start, batches[: options.part_steps])
     say("arithmetic")
-    flop, rate = count_flop(settings, device, batches[0]), matmul_rate(device)
+    flop = count_flop(Driver(make_method(settings, device), settings, start), batches[0])
+    rate = matmul_rate(device)
     result |= {
         "step_flop": flop,
         "flop_per_second": flop / result["step_seconds"],
@@ -302,32 +303,11 @@ def parts_of_yardstick(yardstick: PublishedStep, step: int, batches: list[Domain
     return {part: total / len(batches) for part, total in parts.seconds().items()}
 
 
-def count_flop(settings: Settings, device: torch.device, batch: DomainBatch) -> int:
-    """Floating-point operations of matrix products and convolutions in one step of ours, which is not compiled here."""
-    ours = Driver(make_method(settings, device), settings, settings.training.steps // 2)
+def count_flop(ours: Driver, batch: DomainBatch) -> int:
+    """Floating-point operations of matrix products and convolutions in one step of ours, which is not compiled."""
     with FlopCounterMode(display=False) as counter:
         ours.step(batch)
     return counter.get_total_flops()
-
-
-def matmul_rate(device: torch.device) -> float:
-    """Floating-point operations a second of a large square matrix product: what the device can do at best."""
-    on_gpu = device.type == "cuda"
-    side, rounds, dtype = (8192, 10, torch.bfloat16) if on_gpu else (1024, 1, torch.float32)
-    a, b = torch.randn(2, side, side, device=device, dtype=dtype)
-    products: list[Callable[[], object]] = [lambda: a @ b]
-    if not on_gpu and torch.backends.mkldnn.is_available():  # the library of the convolutions, often the faster one
-        blocked = a.to_mkldnn()
-        products.append(lambda: F.linear(blocked, b))
-    seconds = []
-    for product in products * 10:
-        settle(device)
-        started = time.perf_counter()
-        for _ in range(rounds):
-            product()
-        settle(device)
-        seconds.append((time.perf_counter() - started) / rounds)
-    return 2 * side**3 / min(seconds)
 
 
 def peak_bytes(device: torch.device) -> int:

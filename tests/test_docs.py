@@ -120,9 +120,9 @@ def test_commands_in_sentences_name_known_verbs(page):
 
 @each_page
 def test_make_targets_exist(page):
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     shown = {line.split()[1] for line in lines_of(page) if line.startswith("make ")}
-    shown |= set(re.findall(r"`make ([a-z]+)[^`]*`", prose(page)))
+    shown |= set(re.findall(r"`make ([a-z-]+)[^`]*`", prose(page)))
     assert shown <= targets, f"{page.name} names make targets that do not exist: {shown - targets}"
 
 

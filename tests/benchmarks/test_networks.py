@@ -60,5 +60,5 @@ def test_a_table_and_a_line_of_json(networks, capsys):
 
 @pytest.mark.slow
 def test_networks_without_contents_are_counted_as_well(networks):
-    row = networks.row_of("mit_b0", (64, 32), 0.0, 1)
+    row = networks.row_of("mit_b0", (64, 32), networks.Way("cpu", "32-true", timed=0.0, rounds=1))
     assert row.train_bytes > row.inference_bytes > 4 * row.parameters

@@ -18,6 +18,8 @@ from torch.utils._pytree import tree_leaves
 from stcl.methods import METHODS, Preparation
 from stcl.methods.memory import ConfidenceMemory
 from stcl.methods.settings import Alignment, FeatureFusion, Masking, SequenceFusion, Teacher
+from stcl.models import build_segmenter
+from stcl.models.views import FrameViews
 from stcl.ops.fourier import swap_amplitude
 from stcl.ops.masking import mask_patches
 from stcl.ops.pseudo_labels import PseudoLabels, class_weights
@@ -240,6 +242,7 @@ def remember_confidences():
 
 
 MEMORY = ConfidenceMemory(3).to(META)
+TILED = FrameViews(build_segmenter(3, head_settings={"width": 8}).eval().to(META), tile=(64, 64))
 FRAMES = torch.zeros(2, 2, 3, 16, 24, device=META)
 FLOW = torch.zeros(2, 2, 16, 24, device=META)
 OPERATIONS = {
@@ -247,6 +250,7 @@ OPERATIONS = {
     "amplitudes": lambda: swap_amplitude(FRAMES, torch.zeros(2, 1, 3, 20, 30, device=META), 0.1),
     "thresholds of classes": remember_confidences,
     "error of flow": lambda: photometric_error(FRAMES[:, 0], FRAMES[:, 1], FLOW),
+    "tiles": lambda: TILED(torch.zeros(1, 3, 64, 128, device=META)),
 }
 
 

@@ -151,7 +151,7 @@ def test_recalibration_looks_at_current_frames_alone(student: VideoSegmenter) ->
     recalibrate(expected, [FramePair(pair.current) for pair in pairs])
     assert recalibrate(found, pairs) == 4
     assert not torch.equal(found.backbone.stem[1].running_mean, student.backbone.stem[1].running_mean)
-    assert_close(state_of(found), state_of(expected), rtol=0, atol=0)
+    assert_close(state_of(found), state_of(expected), 0)
 
 
 def test_recalibrated_network_normalises_the_new_domain(student: VideoSegmenter) -> None:

@@ -77,8 +77,8 @@ class FrameViews:
                 if not total.numel():
                     total, weight = scores.new_zeros(*scores.shape[:2], *cells), scores.new_zeros(1, 1, *cells)
                 y, x = top // stride, left // stride
-                share = tile_weights(y, rows, cells[0])[:, None] * tile_weights(x, columns, cells[1])
-                share = share.to(scores.device)
+                down, across = ((y, rows, cells[0]), (x, columns, cells[1]))
+                share = tile_weights(*down, scores.device)[:, None] * tile_weights(*across, scores.device)
                 total[..., y : y + rows, x : x + columns] += scores * share
                 weight[..., y : y + rows, x : x + columns] += share
         return total / weight
