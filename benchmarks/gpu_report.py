@@ -27,7 +27,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,6 +151,8 @@ def run(section: Section, child: "Child", seconds: float, say: Say) -> str:
     except (EOFError, ConnectionError):
         state, reason = "failed", child.end()
     finally:
+        for message in child.unread():
+            parts.take(message)
         child.end()
         state, reason = parts.close(state, reason)
         line = {"section": section.name, "state": state, "seconds": time.monotonic() - started}
@@ -186,6 +188,12 @@ class Child:
             if not self.process.is_alive() and not self.pipe.poll():  # what it started may hold the pipe open
                 raise EOFError
         return None
+
+    def unread(self) -> Iterator[dict[str, Any]]:
+        """Messages that had come in when nobody waited for them any more."""
+        with suppress(EOFError, OSError):  # it has ended
+            while self.pipe.poll():
+                yield self.pipe.recv()
 
     def end(self) -> str:
         """Kill it with all that it started; says how it had ended by itself."""

@@ -106,6 +106,9 @@ class PublishedStep:
         source, target = self.prepare(batch, draws)
         # Cross-frame pseudo labels yhat with confidence q; then the student's view of the target
         target, confidence = self.label(target)
+        align = self.method.alignment
+        looks = (*PAIR, -2) if align.form is not None and align.pairs == 2 else PAIR  # the rest is the teacher's
+        target = [replace(clip, frames={t: clip.frames[t] for t in looks}) for clip in target]
         if self.method.augment_target:
             target = self.augment(target, draws)
         # Patch sequences of another source clip, another target clip and the bank, in two domain contexts
@@ -114,7 +117,7 @@ class PublishedStep:
         # L_fuse = CE(z(F_s), y) + lambda_T CE(z(F_t), y)
         z_fs = self.segment(fused_s)
         z_ft = self.segment(fused_t, tap=self.feature_tap(z_fs, fused_t, step))
-        lambda_t, align = self.method.lambda_t, self.method.alignment
+        lambda_t = self.method.lambda_t
         terms = {"fused_source": self.loss(z_fs, fused_s), "fused_target": lambda_t * self.loss(z_ft, fused_t)}
         self.backward(list(terms.values()))
         # L_src + lambda_T L_trg
