@@ -2,12 +2,23 @@
 
 import argparse
 import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from stcl.errors import SettingError
+from stcl.errors import SettingError, one_line, shortened
+from stcl.paths import from_home
 
 if TYPE_CHECKING:
     Verbs = argparse._SubParsersAction["Parser"]
+
+LARGEST = 2**31 - 1
+"""Of whole numbers on the command line."""
+
+MOST_PROCESSES = 2**10
+"""With more of them a machine hangs without a word."""
+
+_DIGITS = 20  # of a number that is read at all
 
 
 class Parser(argparse.ArgumentParser):
@@ -15,7 +26,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the message and leave with status 2."""
-        self.exit(2, f"stcl: error: {message}. See '{self.prog} --help'.\n")
+        self.exit(2, f"stcl: error: {one_line(message)}. See '{self.prog} --help'.\n")
 
 
 def add_verb(verbs: "Verbs", verb: str, summary: str, text: str) -> argparse.ArgumentParser:
@@ -40,46 +51,76 @@ def add_config(parser: argparse.ArgumentParser, words: str, options: str) -> Non
     parser.set_defaults(takes_overrides=True)
 
 
+def place(text: str) -> str:
+    """A path, a URL or a name; an empty one, as of a variable that is not set, would be the working folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"expected a path, found '{text}'")
+    return text
+
+
+def path(text: str) -> Path:
+    """A path, in which ``~`` is the home folder."""
+    try:
+        return from_home(place(text))
+    except SettingError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def size(text: str) -> tuple[int, int]:
     """Width and height in pixels: ``640x480`` -> (640, 480)."""
-    width, _, height = text.partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
-        raise argparse.ArgumentTypeError(f"expected WIDTHxHEIGHT in pixels, such as 640x480, found '{text}'")
-    return int(width), int(height)
+    width, height = _two(text, "x", "WIDTHxHEIGHT in pixels, such as 640x480")
+    return width, height
 
 
 def shard(text: str) -> tuple[int, int]:
     """``2/4`` -> (2, 4)."""
-    number, _, total = text.partition("/")
-    if not (number.isdecimal() and total.isdecimal()):
-        raise argparse.ArgumentTypeError(f"expected I/N, such as 2/4, found '{text}'")
-    return int(number), int(total)
+    number, total = _two(text, "/", "I/N with I from 1 to N, such as 2/4")
+    if not 1 <= number <= total:
+        raise argparse.ArgumentTypeError(f"expected I/N with I from 1 to N, such as 2/4, found '{shortened(text)}'")
+    return number, total
 
 
-def count(text: str) -> int:
-    """A whole number from 0 up."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0 up, found '{text}'")
-    return int(text)
+def whole(least: int = 0, most: int = LARGEST) -> Callable[[str], int]:
+    """The type of whole numbers from ``least`` to ``most``."""
+
+    def read(text: str) -> int:
+        number = int(text) if text.isdecimal() and len(text) <= _DIGITS else LARGEST + 1
+        if not least <= number <= most:
+            end = f"to {most}" if text.isdecimal() else "up"
+            raise argparse.ArgumentTypeError(f"expected a whole number from {least} {end}, found '{shortened(text)}'")
+        return number
+
+    return read
 
 
-def at_least_one(text: str) -> int:
-    """A whole number from 1 up."""
-    number = count(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 up, found '{text}'")
-    return number
+count, at_least_one, processes = whole(), whole(1), whole(0, MOST_PROCESSES)
 
 
 def positive(text: str) -> float:
     """A number above 0; infinity and "not a number" are none."""
+    return _number(text, 0, math.inf, "a number above 0")
+
+
+def rate(text: str) -> float:
+    """Frames a second, from one a fortnight to a million."""
+    return _number(text, 0.9e-6, 1.1e6, "frames a second from 0.000001 to 1000000")
+
+
+def _number(text: str, above: float, below: float, wanted: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, found '{text}'")
+    if not above < value < below:
+        raise argparse.ArgumentTypeError(f"expected {wanted}, found '{shortened(text)}'")
     return value
+
+
+def _two(text: str, sign: str, wanted: str) -> list[int]:
+    parts = text.split(sign)
+    if len(parts) != 2 or not all(part.isdecimal() and len(part) <= _DIGITS for part in parts):
+        raise argparse.ArgumentTypeError(f"expected {wanted}, found '{shortened(text)}'")
+    return [int(part) for part in parts]
 
 
 def refuse_swapped(arguments: argparse.Namespace, config: str) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from stcl.arguments import Parser, refuse_swapped
 from stcl.data_cli import DATA_COMMANDS
-from stcl.errors import SettingError, StclError, TrainingStopped
+from stcl.errors import SettingError, StclError, TrainingStopped, lacks_memory, one_line, shortened
 from stcl.options import build_parser
 from stcl.resources import config_path
+from stcl.surroundings import check_surroundings, ready_streams, stream_problem
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,27 +22,45 @@ def main(argv: Sequence[str] | None = None) -> int:
     again), 130 interrupted.
     """
     os.environ["PYTHONSAFEPATH"] = "1"  # no interpreter that is started below imports from the working folder
+    ready_streams()
+    status = _run(list(sys.argv[1:] if argv is None else argv))
+    if problem := stream_problem():
+        return _complain(f"what was to be shown could not be written ({problem.strerror}).")
+    return status
+
+
+def _run(words: list[str]) -> int:
+    """Do what the words say; whatever a user can mend becomes one line."""
     parser = build_parser()
-    words = list(sys.argv[1:] if argv is None else argv)
     arguments, rest = parser.parse_known_args(words)
     if rest and not getattr(arguments, "takes_overrides", False):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     arguments.overrides, arguments.words = rest, words
     try:
+        check_surroundings()
         return COMMANDS[arguments.verb](arguments) or 0
     except TrainingStopped as stopped:
-        print(f"stcl: {stopped}", file=sys.stderr)
+        print(f"stcl: {one_line(str(stopped))}", file=sys.stderr)
         return stopped.status
     except StclError as error:
-        print(f"stcl: error: {error}", file=sys.stderr)
-        return 2
+        return _complain(str(error))
     except OSError as error:  # a path that is no folder, a full disk, a missing permission
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error).strip().splitlines()[-1]
-        print(f"stcl: error: {what}. Check the path, its permissions and the room on the disk.", file=sys.stderr)
-        return 2
+        what = error.strerror or str(error).strip().rpartition("\n")[2] or type(error).__name__
+        place = f"{error.filename}: " if error.filename else ""
+        return _complain(f"{place}{what}. Check the path, its permissions and the room on the disk.")
     except KeyboardInterrupt:
         print("stcl: interrupted; unfinished output is marked as such and not mistaken for a result.", file=sys.stderr)
         return 130
+    except Exception as error:
+        if not lacks_memory(error):
+            raise
+        return _complain(f"The memory is too small ({shortened(error, 200)}). Ask for smaller frames, or for fewer.")
+
+
+def _complain(message: str) -> int:
+    """One line about a mistake; its exit status."""
+    print(f"stcl: error: {one_line(message)}", file=sys.stderr)
+    return 2
 
 
 def _demo(arguments: argparse.Namespace) -> None:

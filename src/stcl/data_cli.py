@@ -4,10 +4,9 @@
 import argparse
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stcl.arguments import add_config, add_verb, count, refuse_swapped, shard
+from stcl.arguments import add_config, add_verb, count, path, processes, refuse_swapped, shard
 
 if TYPE_CHECKING:
     from stcl.arguments import Verbs
@@ -26,9 +25,9 @@ def _add_check(below: "Verbs") -> None:
     text = "Look at a configuration's data: what there is, all that is wrong, what to do. Status 0: training can start."
     parser = add_verb(below, "data check", "is the data right, before training", text)
     add_config(parser, "data check", "[--out PAGE] [--full] [--workers N]")
-    parser.add_argument("--out", type=Path, metavar="PAGE", help="also write a page with pictures, e.g. check.html")
+    parser.add_argument("--out", type=path, metavar="PAGE", help="also write a page with pictures, e.g. check.html")
     parser.add_argument("--full", action="store_true", help="read everything, not about 100 frames of each data set")
-    parser.add_argument("--workers", type=count, metavar="N", help="processes (default: one a core)")
+    parser.add_argument("--workers", type=processes, metavar="N", help="processes (default: one a core)")
 
 
 def _add_prepare(below: "Verbs") -> None:
@@ -40,7 +39,7 @@ def _add_prepare(below: "Verbs") -> None:
     parser = add_verb(below, "data prepare", "decode once what a configuration trains on", text)
     add_config(parser, "data prepare", "[--shard I/N] [--workers N]")
     parser.add_argument("--shard", type=shard, default=(1, 1), metavar="I/N", help="part I of N, for several machines")
-    parser.add_argument("--workers", type=count, help="processes (default: one a core; 0: none but this one)")
+    parser.add_argument("--workers", type=processes, help="processes (default: one a core; 0: none but this one)")
 
 
 def _add_render(below: "Verbs") -> None:
@@ -50,7 +49,7 @@ def _add_render(below: "Verbs") -> None:
         "  stcl data render --layout cityscapes-seq --style camera --split val --clips 20 --out data/target"
     )
     parser = add_verb(below, "data render", "render TwinStreets into a published layout", text)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="root folder of the data set")
+    parser.add_argument("--out", type=path, required=True, metavar="DIR", help="root folder of the data set")
     parser.add_argument("--layout", required=True, choices=("synthia-seq", "viper", "cityscapes-seq"))
     parser.add_argument("--style", required=True, choices=("clean", "camera"), help="simulator look or dash-cam look")
     parser.add_argument("--style-seed", type=count, default=0, help="which look of that family (default 0)")
@@ -75,7 +74,7 @@ def _add_render(below: "Verbs") -> None:
         metavar="STEP",
         help="write flow to the STEP-th frame before",
     )
-    parser.add_argument("--workers", type=count, default=0, help="processes (default: one a core)")
+    parser.add_argument("--workers", type=processes, default=0, help="processes (default: one a core)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 

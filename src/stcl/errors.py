@@ -85,4 +85,22 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     names = list(known)
     close = get_close_matches(str(name), names, n=1)
     hint = f" Did you mean '{close[0]}'?" if close else ""
-    return f"Unknown {kind} '{name}'.{hint} Known: {', '.join(names)}."
+    return f"Unknown {kind} '{shortened(name)}'.{hint} Known: {', '.join(names)}."
+
+
+def shortened(value: object, most: int = 100) -> str:
+    """A value for a message, without the middle where it is very long."""
+    text = str(value)
+    return text if len(text) <= most else f"{text[: most - 20]}...{text[-10:]} ({len(text)} characters)"
+
+
+def one_line(text: str) -> str:
+    """A message in which names of files, whatever characters they have, neither break lines nor steer a terminal."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error of any library says that there is too little memory."""
+    words = ("can't allocate memory", "Storage size calculation overflowed", "Insufficient memory")
+    kinds = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # the last is torch's
+    return kinds or any(each in str(error) for each in words)

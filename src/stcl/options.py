@@ -1,11 +1,23 @@
 """What the command ``stcl`` understands: sub-commands, options and their help. Nothing heavy is imported here."""
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import stcl
-from stcl.arguments import Parser, add_config, add_verb, at_least_one, count, positive, shard, size
+from stcl.arguments import (
+    Parser,
+    add_config,
+    add_verb,
+    at_least_one,
+    count,
+    path,
+    place,
+    positive,
+    processes,
+    rate,
+    shard,
+    size,
+)
 from stcl.data_cli import add_data
 from stcl.resources import list_arenas, list_configs, list_presets
 
@@ -74,7 +86,7 @@ def _add_demo(verbs: "Verbs") -> None:
         "OUT/report.html, OUT/demo.mp4 and OUT/summary.json. A few minutes on two cores; needs no data set."
     )
     parser = add_verb(verbs, "demo", "the whole job on the built-in benchmark, in minutes", text)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for everything the demo makes")
+    parser.add_argument("--out", type=path, required=True, metavar="DIR", help="folder for everything the demo makes")
     parser.add_argument("--seed", type=count, default=0, help="determines the random draws of training (default 0)")
 
 
@@ -86,8 +98,8 @@ def _add_train(verbs: "Verbs") -> None:
         "       stcl train --resume RUN [--training.devices N ...] [--quiet]"
     )
     parser.add_argument("config", metavar="CONFIG", nargs="?", help="YAML file, or the name of a shipped one")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="run folder; must not hold a run yet")
-    parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with an unfinished run")
+    parser.add_argument("--out", type=path, metavar="DIR", help="run folder; must not hold a run yet")
+    parser.add_argument("--resume", type=path, metavar="RUN", help="go on with an unfinished run")
     parser.add_argument("--preset", metavar="NAME", help=f"fit a device's memory: {', '.join(list_presets())}")
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and stop")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -97,12 +109,12 @@ def _add_train(verbs: "Verbs") -> None:
 def _add_evaluate(verbs: "Verbs") -> None:
     text = "Measure trained networks on labelled target frames; writes RUN/results.json and prints a table."
     parser = add_verb(verbs, "evaluate", "measure trained networks on labelled frames", text)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder that 'stcl train' wrote")
+    parser.add_argument("runs", type=path, nargs="+", metavar="RUN", help="folder that 'stcl train' wrote")
     parser.add_argument("--split", help="split of the target data set (default: the configuration's)")
-    parser.add_argument("--root", type=Path, help="folder of the target data set (default: the configuration's)")
-    parser.add_argument("--out", type=Path, help="where the result goes, for a single RUN (default: RUN)")
+    parser.add_argument("--root", type=path, help="folder of the target data set (default: the configuration's)")
+    parser.add_argument("--out", type=path, help="where the result goes, for a single RUN (default: RUN)")
     parser.add_argument("--samples", type=count, help="how many frames to keep as pictures")
-    parser.add_argument("--devices", type=count, default=1, help="devices that share the frames (default 1)")
+    parser.add_argument("--devices", type=processes, default=1, help="devices that share the frames (default 1)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -113,9 +125,13 @@ def _add_predict(verbs: "Verbs") -> None:
         "again after an interruption: what is done is never done again (docs/predict.md)."
     )
     parser = add_verb(verbs, "predict", "segment video files, folders of frames, a camera", text)
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="video file, folder of frames, camera or URL")
-    parser.add_argument("--checkpoint", required=True, metavar="CKPT", help="run folder, or weights (stcl.load_model)")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="each input gets a folder in there")
+    parser.add_argument(
+        "inputs", type=place, nargs="+", metavar="INPUT", help="video file, folder of frames, camera or URL"
+    )
+    parser.add_argument(
+        "--checkpoint", type=place, required=True, metavar="CKPT", help="run folder, or weights (stcl.load_model)"
+    )
+    parser.add_argument("--out", type=path, required=True, metavar="DIR", help="each input gets a folder in there")
     kinds = ("overlay", "labels", "confidence", "shares")
     parser.add_argument("--save", nargs="+", choices=kinds, default=["overlay", "shares"], help="what to keep")
     parser.add_argument("--ids", choices=("train", "cityscapes"), default="train", help="ids of label maps")
@@ -131,7 +147,7 @@ def _add_predict(verbs: "Verbs") -> None:
     parser.add_argument("--tile", type=size, metavar="WxH", help="overlapping tiles, for frames larger than memory")
     parser.add_argument("--device", help="e.g. cpu, cuda:1 (default: a GPU where there is one)")
     parser.add_argument("--shard", type=shard, metavar="I/N", help="part I of N of the inputs (torchrun: by rank)")
-    parser.add_argument("--fps", type=positive, default=10.0, help="frames a second of folders (default 10)")
+    parser.add_argument("--fps", type=rate, default=10.0, help="frames a second of folders (default 10)")
     parser.add_argument("--frames", type=at_least_one, metavar="N", help="at most so many frames of each input")
     parser.add_argument("--part-frames", type=count, default=250, metavar="N", help="what a kill costs (default 250)")
     parser.add_argument("--timeout", type=positive, default=10.0, metavar="SECONDS", help="wait for a URL (default 10)")
@@ -147,8 +163,8 @@ def _add_flow(verbs: "Verbs") -> None:
     parser = add_verb(verbs, "flow", "compute optical flow before training, look at it", text)
     add_config(parser, "flow", "[--shard I/N] [--workers N] [--report DIR]")
     parser.add_argument("--shard", type=shard, metavar="I/N", help="part I of N of the pairs (torchrun: by rank)")
-    parser.add_argument("--workers", type=count, metavar="N", help="processes (default: one a core; raft: 0)")
-    parser.add_argument("--report", type=Path, metavar="DIR", help="write a page about the flow into DIR, nothing else")
+    parser.add_argument("--workers", type=processes, metavar="N", help="processes (default: one a core; raft: 0)")
+    parser.add_argument("--report", type=path, metavar="DIR", help="write a page about the flow into DIR, nothing else")
     parser.add_argument("--pairs", type=count, default=20, metavar="N", help="pairs for the page (default 20 a domain)")
     parser.add_argument("--against", nargs="+", default=["zero"], metavar="NAME", help="other flows (default zero)")
 
@@ -161,7 +177,7 @@ def _add_inspect(verbs: "Verbs") -> None:
     parser = add_verb(verbs, "inspect", "look at what enters a training step", text)
     parser.usage = "stcl inspect CONFIG|RUN --out DIR [--steps N] [--preset NAME] [--group.key VALUE ...]"
     parser.add_argument("subject", metavar="CONFIG|RUN", help="as for 'stcl train', or a run folder")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder, or an earlier inspection's")
+    parser.add_argument("--out", type=path, required=True, metavar="DIR", help="new folder, or an earlier inspection's")
     parser.add_argument("--steps", type=count, default=8, metavar="N", help="steps to take (default 8)")
     parser.add_argument("--preset", metavar="NAME", help=f"fit a device's memory: {', '.join(list_presets())}")
     parser.set_defaults(takes_overrides=True)
@@ -170,8 +186,8 @@ def _add_inspect(verbs: "Verbs") -> None:
 def _add_report(verbs: "Verbs") -> None:
     text = "Compare evaluated runs: OUT/report.html, OUT/results.md and OUT/results.csv. Reads result files only."
     parser = add_verb(verbs, "report", "tables and a page from evaluated runs", text)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder with a results.json")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the report")
+    parser.add_argument("runs", type=path, nargs="+", metavar="RUN", help="folder with a results.json")
+    parser.add_argument("--out", type=path, required=True, metavar="DIR", help="folder for the report")
 
 
 def _add_analyse(verbs: "Verbs") -> None:
@@ -181,11 +197,11 @@ def _add_analyse(verbs: "Verbs") -> None:
         "--training.snapshot_every N are shown over time."
     )
     parser = add_verb(verbs, "analyse", "how good pseudo labels are, over training", text)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders on one target data set")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the analysis")
+    parser.add_argument("runs", type=path, nargs="+", metavar="RUN", help="run folders on one target data set")
+    parser.add_argument("--out", type=path, required=True, metavar="DIR", help="folder for the analysis")
     parser.add_argument("--split", help="split of the target data set (default: the one that is adapted to)")
     parser.add_argument("--frames", type=count, default=100, help="labelled frames at most (default 100)")
-    parser.add_argument("--against", type=Path, metavar="RUN", help="evaluated run to compare the mistakes with")
+    parser.add_argument("--against", type=path, metavar="RUN", help="evaluated run to compare the mistakes with")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -199,8 +215,8 @@ def _add_arena(verbs: "Verbs") -> None:
         verbs, "arena", "compare methods over seeds and data", text + "\n".join(map("  {}".format, list_arenas()))
     )
     parser.add_argument("plan", metavar="CONFIG", help="YAML file, or the name of a shipped one")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of data, runs and table")
-    parser.add_argument("--jobs", type=count, default=1, metavar="N", help="runs at a time (default 1)")
+    parser.add_argument("--out", type=path, required=True, metavar="DIR", help="folder of data, runs and table")
+    parser.add_argument("--jobs", type=processes, default=1, metavar="N", help="runs at a time (default 1)")
     parser.add_argument("--only", nargs="+", default=[], metavar="PAIR", help="these pairs only")
     parser.add_argument("--table", action="store_true", help="only write the table of what is there")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -216,8 +232,8 @@ def _add_export(verbs: "Verbs") -> None:
         "Graphs are opened again and compared with the network; if they differ, nothing is written."
     )
     parser = add_verb(verbs, "export", "write a trained network as a folder to hand on", text)
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished training")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder")
+    parser.add_argument("run", type=path, metavar="RUN", help="folder of a finished training")
+    parser.add_argument("--out", type=path, required=True, metavar="DIR", help="new folder")
     parser.add_argument("--format", required=True, metavar="FORMAT", help="safetensors, onnx or torch-export")
     parser.add_argument("--size", type=size, metavar="WxH", help="frames of the graphs (default: the target's size)")
     parser.add_argument("--dynamic", action="store_true", help="graphs for any batch, width and height")
@@ -229,8 +245,8 @@ def _add_export(verbs: "Verbs") -> None:
 def _add_push(verbs: "Verbs") -> None:
     text = "Upload a model folder to the Hugging Face hub (pip install 'stcl[hub]'), or copy it to a local folder."
     parser = add_verb(verbs, "push", "upload a model folder to the Hugging Face hub", text)
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder that 'stcl export --license ID' wrote")
-    parser.add_argument("repository", metavar="REPO_ID", help="owner/name, or ./folder, or a file: URL")
+    parser.add_argument("folder", type=path, metavar="FOLDER", help="folder that 'stcl export --license ID' wrote")
+    parser.add_argument("repository", type=place, metavar="REPO_ID", help="owner/name, or ./folder, or a file: URL")
     parser.add_argument("--private", action="store_true", help="make a new repository a private one")
     parser.add_argument("--revision", metavar="BRANCH", help="branch to upload to (default: main)")
 
@@ -238,7 +254,7 @@ def _add_push(verbs: "Verbs") -> None:
 def _add_pull(verbs: "Verbs") -> None:
     text = "Fetch a model folder from the Hugging Face hub or a local folder. Files it cannot vouch for are refused."
     parser = add_verb(verbs, "pull", "fetch a model folder from the Hugging Face hub", text)
-    parser.add_argument("repository", metavar="REPO_ID", help="owner/name, or ./folder, or a file: URL")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder")
+    parser.add_argument("repository", type=place, metavar="REPO_ID", help="owner/name, or ./folder, or a file: URL")
+    parser.add_argument("--out", type=path, required=True, metavar="DIR", help="new folder")
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit (default: main)")
     parser.add_argument("--force", action="store_true", help="replace a model that lies there")

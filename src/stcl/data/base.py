@@ -17,6 +17,7 @@ from stcl.data.io import Label, read_image, read_label
 from stcl.data.listing import Key, Listing
 from stcl.errors import DataError, SettingError, unknown_name
 from stcl.labels import RAW_IDS, LabelSpace
+from stcl.paths import from_home
 from stcl.types import FrameRef
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -58,10 +59,10 @@ class VideoDataset(ABC):
     root_suffixes: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, root: str | Path, split: str = "train", classes: str | Path | None = None) -> None:
-        self.root = Path(root).expanduser().absolute()
+        self.root = from_home(root).absolute()
         self.split = split
         self._strays: list[Path] = []  # of the listing that is being made
-        self.classes = None if classes is None else Path(classes).expanduser().absolute()
+        self.classes = None if classes is None else from_home(classes).absolute()
         if classes is not None and not self.own_classes:
             raise SettingError(f"Data set '{self.name}' has classes of its own and takes no class map: {classes}.")
         if split not in self.splits:

@@ -23,6 +23,7 @@ from stcl.errors import DataError, SettingError
 from stcl.files import counting_order
 from stcl.labels import LabelSpace
 from stcl.names import file_name
+from stcl.paths import real_path
 from stcl.types import FrameRef
 
 CLASSES = "classes.yaml"
@@ -188,7 +189,7 @@ class Folder(VideoDataset):
         for path in [*above, *entries]:
             if path.is_symlink():
                 raise DataError(
-                    f"{self}: {path} is a link to {path.resolve()}. Links below the root are refused, as what they "
+                    f"{self}: {path} is a link to {real_path(path)}. Links below the root are refused, as what they "
                     "lead to could be read twice or be someone else's: copy or move it there, or name it as the root."
                 )
         yield folder, [path for path in entries if path.is_file()]
@@ -228,7 +229,7 @@ class Folder(VideoDataset):
     def _sequence_name(self, place: Path) -> str:
         """Name of a folder or video by its path below the root, fit for file names."""
         base, top = self._base(), self._frame_root()
-        parts = [*place.relative_to(top).parts] or [(self.root if base == self.root else base).resolve().name or "root"]
+        parts = [*place.relative_to(top).parts] or [real_path(base).name or "root"]
         if place.is_file():
             parts[-1] = Path(parts[-1]).stem
         return file_name("-".join(parts), _LONGEST_BYTES)

@@ -1,6 +1,7 @@
 """What a video is, wherever it comes from: frames in order, with their times; and folders of pictures as videos."""
 
 import hashlib
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from stcl.data.io import read_image
 from stcl.errors import DataError
 from stcl.files import counting_order
 from stcl.names import file_name, same_file
+from stcl.paths import real_path
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class FrameFolder:
 
     def __init__(self, path: Path, fps: Fraction = Fraction(10)) -> None:
         self.path = path
-        self.name = file_name(path.expanduser().resolve().name)
+        self.name = file_name(real_path(path).name)
         self.fps = fps
         self.time_base_s = 1 / fps
         files = (file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
@@ -119,8 +121,8 @@ class FrameFolder:
     def identity(self) -> dict[str, Any]:
         """The folder with names and sizes of its pictures."""
         listing = "\n".join(f"{file.name} {file.stat().st_size}" for file in self._files)
-        digest = hashlib.blake2b(listing.encode(), digest_size=16).hexdigest()
-        return {"folder": str(self.path.resolve()), "frames": self.count, "digest": digest}
+        digest = hashlib.blake2b(os.fsencode(listing), digest_size=16).hexdigest()
+        return {"folder": str(real_path(self.path)), "frames": self.count, "digest": digest}
 
 
 def follows(names: list[str]) -> list[bool]:

@@ -1,10 +1,12 @@
 """Which frames of a data set may be the frame t of a clip: all, every N-th, the published ones, or those of a list."""
 
+import re
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 
 from stcl.data.base import VideoDataset
-from stcl.errors import DataError, SettingError
+from stcl.errors import DataError, SettingError, shortened
+from stcl.paths import from_home
 from stcl.types import FrameRef
 
 
@@ -26,13 +28,13 @@ def select_frames(dataset: VideoDataset, index: list[FrameRef], frames: str, wit
         chosen = {ref.name for ref in index if ref.label}
     elif frames in ("all", "labelled"):
         chosen = {ref.name for ref in index}
-    elif kind == "every" and detail.isdecimal() and int(detail) > 0:
+    elif kind == "every" and re.fullmatch("0*[1-9][0-9]{0,17}", detail):
         chosen = _every(index, int(detail))
     elif kind == "list" and detail:
-        chosen = read_list(Path(detail).expanduser(), dataset, index)
+        chosen = read_list(from_home(detail), dataset, index)
     else:
         raise SettingError(
-            f"Unknown choice of frames '{frames}'. Known: all, labelled, published, every:N (such as every:10), "
+            f"Unknown choice of frames '{shortened(frames)}'. Known: all, labelled, published, every:N (such as every:10), "
             "list:FILE (a text file with one frame a line)."
         )
     if not chosen:

@@ -16,6 +16,7 @@ from stcl.data.frames import FrameFolder, FrameSource, VideoFrame
 from stcl.errors import DataError, SettingError
 from stcl.files import LARGEST_PX
 from stcl.names import file_name
+from stcl.paths import from_home, real_path
 
 GAP_FRAMES = 2.5
 """A step between two frames of a file that is longer than so many frames is a gap."""
@@ -40,7 +41,7 @@ def name_of(place: str | Path) -> str:
         return file_name(f"camera_{camera[1]}")
     if re.match(_URL, text):
         return file_name(re.sub(r"[^\w.-]+", "_", re.sub(_URL, "", text)).strip("_.") or "stream")
-    path = Path(place).expanduser().resolve()
+    path = real_path(place)
     return file_name(path.name if path.is_dir() else path.stem)
 
 
@@ -64,7 +65,7 @@ def open_source(place: str | Path, fps: Fraction = Fraction(10), timeout_s: floa
         return VideoSource(f"/dev/video{camera[1]}", name, live=True, container="v4l2")
     if re.match(_URL, text):
         return VideoSource(text, name, live=True, timeout_s=timeout_s)
-    path = Path(place).expanduser()
+    path = from_home(place)
     if path.is_dir():
         return FrameFolder(path, fps)
     if not path.exists():
@@ -145,7 +146,7 @@ class VideoSource:
         if self.live:
             return {"live": self.name}
         status = Path(self.place).stat()
-        return {"file": str(Path(self.place).resolve()), "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+        return {"file": str(real_path(self.place)), "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
 
     def _serve(self, timed: Iterator[_Timed], first: int) -> Iterator[VideoFrame]:
         longest_s = LIVE_GAP_S if self.live else GAP_FRAMES / float(self.fps)

@@ -16,6 +16,7 @@ from stcl.engine.folder import RunFolder
 from stcl.engine.settings import Settings
 from stcl.errors import SettingError, unknown_name
 from stcl.names import file_name
+from stcl.paths import real_path
 from stcl.resources import config_path
 
 HARMLESS_KEYS = FREE_KEYS | {"name", "title", "flow.cache"}
@@ -158,7 +159,7 @@ class Arena:
     """
 
     def __init__(self, path: Path, out: Path) -> None:
-        self.path, self.out = path, out.expanduser().resolve()
+        self.path, self.out = path, real_path(out)
         plan = _read(Plan, read_yaml(path), str(path))
         self.name, self.title, self.reference, self.settings = plan.name, plan.title, plan.reference, plan.settings
         self.rows = {str(name): _read(Row, row, f"{path}: methods.{name}") for name, row in plan.methods.items()}

@@ -1,6 +1,7 @@
 """From settings to loaders: which data sets, which clips, which flow."""
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from stcl.data.prepared import use_prepared
 from stcl.engine.settings import DomainSettings, FlowSettings, Settings
 from stcl.errors import SettingError
 from stcl.flow import ESTIMATED, get_flow
+from stcl.paths import from_home
 from stcl.types import ClipSpec, FlowProvider, FrameRef
 
 
@@ -25,8 +27,8 @@ def make_flow(settings: FlowSettings, dataset: VideoDataset) -> FlowProvider:
     options = of_each.get(settings.name, {})
     if settings.cache is None or settings.name not in ESTIMATED:
         return get_flow(settings.name, **options)
-    place = hashlib.blake2b(str(dataset.root.resolve()).encode(), digest_size=4).hexdigest()
-    folder = Path(settings.cache).expanduser() / f"{dataset.name}-{place}" / dataset.split
+    place = hashlib.blake2b(os.fsencode(dataset.root.resolve()), digest_size=4).hexdigest()
+    folder = from_home(settings.cache) / f"{dataset.name}-{place}" / dataset.split
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -38,7 +40,7 @@ def _flow_folder(settings: FlowSettings, dataset: VideoDataset) -> Path | None:
     """Where the flow files of a data set lie: in a folder of its name, if there is one."""
     if settings.folder is None:
         return None
-    own = Path(settings.folder).expanduser() / dataset.name
+    own = from_home(settings.folder) / dataset.name
     return own if own.is_dir() else own.parent
 
 
@@ -99,7 +101,7 @@ class DomainData(LightningDataModule):
         self.prepared: dict[str, str] = {}
         for name, clips in (("source", self.source), ("target", self.target)):
             if clips is not None and settings.prepared is not None:
-                note = use_prepared(clips, Path(settings.prepared).expanduser())
+                note = use_prepared(clips, from_home(settings.prepared))
                 self.prepared |= {name: note} if note else {}
         temperature = settings.training.rare_class_sampling
         self.rare = None if temperature is None else (class_pixels(self.source, quiet), temperature)

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 from stcl.data import ClipDataset, VideoDataset
@@ -26,6 +25,7 @@ from stcl.errors import StclError
 from stcl.flow.reading import ReadingFlow
 from stcl.methods import AdaptationMethod
 from stcl.models.views import GRID_PX
+from stcl.paths import real_path
 from stcl.types import ClipSpec, FrameRef
 
 SCHEMA = 1
@@ -154,8 +154,8 @@ def _evaluation(settings: Settings, method: AdaptationMethod, notes: Notes) -> D
     """The labelled frames that are measured on; None where they are those that are adapted to."""
     target, evaluation = settings.target, settings.evaluation
     dataset = open_dataset(target, evaluation.split, evaluation.root)
-    adapted = Path(target.root).expanduser().resolve()
-    if not settings.oracle and (dataset.root.resolve(), dataset.split) == (adapted, target.split):
+    adapted = real_path(target.root)
+    if not settings.oracle and (real_path(dataset.root), dataset.split) == (adapted, target.split):
         what = f"Evaluation measures on '{dataset.split}', the very frames that are adapted to."
         notes.remark("evaluated_on_target", what, "Their labels were not opened here. Better take another split.")
         return None

@@ -26,6 +26,7 @@ from stcl.engine.model_folder import (
     refuse_unknown,
 )
 from stcl.errors import MissingExtraError, SettingError
+from stcl.paths import from_home
 
 LOG_IN = "Log in with 'hf auth login', or set HF_TOKEN to a token from https://huggingface.co/settings/tokens"
 
@@ -100,7 +101,7 @@ def local_place(repository: str) -> Path | None:
     """The folder that a repository's name means, or None for one of the hub."""
     if repository.startswith("file:"):
         return Path(url2pathname(urlparse(repository).path))
-    path = Path(repository).expanduser()
+    path = from_home(repository)
     if path.is_absolute() or repository.startswith("."):
         return path
     if path.is_dir():

@@ -12,7 +12,7 @@ from stcl.engine.check import check_settings
 from stcl.engine.folder import RunFolder
 from stcl.engine.model_folder import is_model_folder, open_model_folder
 from stcl.engine.settings import Settings, TrainingSettings
-from stcl.errors import CheckpointError, SettingError, StclError
+from stcl.errors import CheckpointError, SettingError, StclError, lacks_memory
 from stcl.labels import LabelSpace, get_space
 from stcl.methods import AdaptationMethod
 from stcl.models import BACKBONES, VideoSegmenter, build_segmenter, load_weights, save_weights
@@ -22,6 +22,7 @@ from stcl.models.recognition import label_space, recognise
 from stcl.models.tensor_files import OURS, read_tensor_file
 from stcl.models.transfer import transfer_weights
 from stcl.models.weights import compare_states, shown_names
+from stcl.paths import from_home
 from stcl.protocols import SELECTION
 from stcl.resources import list_weights, weights_path
 from stcl.types import ClipSpec
@@ -94,7 +95,7 @@ def resolve_weights(name: str) -> Path:
     kind, _, rest = name.partition(":")
     if kind == "builtin":
         return weights_path(rest)
-    path = Path(name).expanduser()
+    path = from_home(name)
     if not path.exists():
         raise CheckpointError(
             f"There is no weights file '{path}' (network.weights). Give the path of a file, one that comes with the "
@@ -146,7 +147,7 @@ def untrained(settings: Settings) -> VideoSegmenter:
             f"do not fit backbone '{setting.backbone}' and head '{setting.head}': {error}."
         ) from error
     except RuntimeError as error:
-        if not any(words in str(error) for words in ("can't allocate memory", "Storage size calculation overflowed")):
+        if not lacks_memory(error):
             raise
         raise SettingError(
             f"The network is too large for this machine's memory: backbone '{setting.backbone}' with "
@@ -178,7 +179,7 @@ def open_checkpoint(path: str | Path, space: str | LabelSpace | None = None) -> 
         raise CheckpointError(
             f"'{path}' is a backbone and has no heads to segment with. It can start a training: network.weights {path}."
         )
-    if not str(path).startswith("builtin:") and not Path(path).expanduser().exists():
+    if not str(path).startswith("builtin:") and not from_home(path).exists():
         raise CheckpointError(
             f"There is no checkpoint '{path}'. Give the folder of a run, a model folder, a file of weights, or one "
             f"that comes with the package ({_builtin_names()})."

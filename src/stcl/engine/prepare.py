@@ -39,6 +39,8 @@ from stcl.engine.settings import Settings
 from stcl.errors import BusyError, DataError, SettingError, StclError
 from stcl.files import write_atomic
 from stcl.folders import hold_lock
+from stcl.names import file_name
+from stcl.paths import from_home
 
 SEGMENT_FRAMES = 32
 """Frames of a segment: what a kill costs at most for each worker."""
@@ -90,7 +92,7 @@ def prepare(
         raise SettingError("The configuration says prepared: null. Give a folder, e.g. --prepared data/prepared.")
     if not 1 <= shard[0] <= shard[1]:
         raise SettingError(f"A shard is I/N with 1 <= I <= N; found {shard[0]}/{shard[1]}.")
-    place = Path(settings.prepared).expanduser()
+    place = from_home(settings.prepared)
     specs = dict(zip(("source", "target"), clip_specs(settings), strict=True))
     for domain, spec in specs.items():
         if spec is not None:
@@ -206,7 +208,8 @@ class _Preparation:
     def _make(self, records: list[Record]) -> int:
         """Write one segment; returns of how many records, 0 where another process makes it."""
         stamps = json.dumps([[*record.key, record.stamp] for record in records])
-        name = f"{records[0].frame.name}-{blake2b(stamps.encode(), digest_size=4).hexdigest()}"
+        digest = blake2b(stamps.encode(), digest_size=4).hexdigest()
+        name = f"{file_name(records[0].frame.name)}-{digest}"
         try:
             with self._lock(name):
                 if is_segment(self.folder / name):

@@ -62,7 +62,7 @@ def describe_clips(clips: ClipDataset) -> dict[str, Any]:
     for ref in frames:
         for path in (ref.image, ref.label if clips.spec.labels else None):
             if path is not None:
-                digest.update(f"{path.relative_to(root).as_posix()} {path.stat().st_size}\n".encode())
+                digest.update(os.fsencode(f"{path.relative_to(root).as_posix()} {path.stat().st_size}\n"))
     chosen = "\n".join(clips.runs[run][position].name for run, position in clips.anchors)
     return {
         "name": clips.dataset.name,
@@ -72,7 +72,7 @@ def describe_clips(clips: ClipDataset) -> dict[str, Any]:
         "labelled": sum(ref.label is not None for ref in frames) if clips.spec.labels else None,
         "clips": len(clips),
         "digest": digest.hexdigest(),
-        "chosen": hashlib.blake2b(chosen.encode(), digest_size=16).hexdigest(),
+        "chosen": hashlib.blake2b(os.fsencode(chosen), digest_size=16).hexdigest(),
     }
 
 

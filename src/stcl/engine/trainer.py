@@ -6,7 +6,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import _get_rank
@@ -21,7 +20,7 @@ from stcl.engine.folder import RunFolder
 from stcl.engine.logs import MetricsFile, StepProgress
 from stcl.engine.settings import Settings, TrainingSettings
 from stcl.engine.steps import StepBoundary
-from stcl.errors import SettingError, TrainingError
+from stcl.errors import SettingError, TrainingError, lacks_memory
 from stcl.methods import AdaptationMethod
 
 
@@ -140,9 +139,9 @@ def fit(
             trainer.fit(method, datamodule=data, ckpt_path=None if checkpoint is None else str(checkpoint))
     except SystemExit:  # how Lightning answers Ctrl+C and SIGTERM before training has begun
         raise KeyboardInterrupt from None
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         sentence = str(error).splitlines()[0].strip() if str(error) else ""
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        if lacks_memory(error):
             raise TrainingError(_memory_advice(sentence, settings)) from error
         if "DataLoader worker" in str(error):
             raise TrainingError(

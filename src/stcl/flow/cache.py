@@ -17,6 +17,7 @@ from stcl.errors import DataError
 from stcl.files import write_atomic
 from stcl.flow.formats import UNREADABLE_ARRAY
 from stcl.names import file_name
+from stcl.paths import from_home
 from stcl.types import FrameRef
 
 VERSION = "1"
@@ -59,7 +60,7 @@ class CachedFlow:
 
     def __init__(self, provider: SignedFlow, folder: str | Path, compress: bool = True) -> None:
         self.provider = provider
-        self.folder = Path(folder).expanduser()
+        self.folder = from_home(folder)
         self.compress = compress
         self.written = 0
 

@@ -18,6 +18,7 @@ from stcl.errors import DataError, SettingError
 from stcl.flow.formats import X10, read_flow
 from stcl.names import LONGEST_BYTES
 from stcl.ops.warp import UNKNOWN_PX, resize_flow
+from stcl.paths import from_home
 from stcl.types import FrameRef
 
 _ENDINGS = (".flo", ".png", ".npy")
@@ -40,7 +41,7 @@ class FilesFlow:
     def __init__(self, folder: str | Path | None = None, uncropped: tuple[int, int] | None = None) -> None:
         if folder is None:
             raise SettingError("flow.folder is not set: flow 'files' needs the folder that the flow files lie in.")
-        self.folder = Path(folder).expanduser().absolute()
+        self.folder = from_home(folder).absolute()
         if not self.folder.is_dir():
             raise SettingError(f"flow.folder {self.folder} is not a folder. Flow 'files' needs one with flow files.")
         self.uncropped = uncropped

@@ -19,6 +19,7 @@ from stcl.models.backbone import Backbone
 from stcl.models.published_vit import rename_tensor
 from stcl.models.tensor_files import read_tensor_file
 from stcl.models.weights import compare_states
+from stcl.paths import from_home
 
 FOLDER = "STCL_WEIGHTS"
 """Environment variable: a folder in which files lie as ``OWNER/REPOSITORY/FILE`` of huggingface.co."""
@@ -91,7 +92,7 @@ def load_pretrained(backbone: Backbone, backbone_name: str, weights: str) -> Pat
         The file.
     """
     family = _family(backbone_name)
-    path = Path(weights).expanduser()
+    path = from_home(weights)
     if path.suffix not in (".safetensors", ".bin", ".pth", ".pt"):
         known = list_pretrained(backbone_name)
         if weights not in known:
@@ -124,7 +125,7 @@ def find_file(repository: str, backbone_name: str, weights: str) -> Path:
     """A repository's weights on this machine: from the folder of :data:`FOLDER`, the cache, or downloaded into that."""
     folder = os.environ.get(FOLDER)
     for file in FILES if folder else ():
-        path = Path(str(folder)).expanduser() / repository / file
+        path = from_home(folder) / repository / file
         if path.is_file():
             return path
     try:

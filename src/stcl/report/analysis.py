@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from stcl.errors import DataError
 from stcl.files import write_atomic
 from stcl.labels import PALETTE
+from stcl.paths import real_path
 from stcl.plain_data import read_json
 from stcl.report.figures import MARGIN_PX, PANEL_PX, confusion_changes, short, ticks, value_range
 from stcl.report.page import template
@@ -47,7 +48,7 @@ def changed_mistakes(against: Path, runs: Sequence[Path], count: int = 15) -> li
         For each other run: the ``count`` mistakes that change most, and ``matrix (K, C)``: change of the share of each
         reported class's pixels that is taken for each class, in points.
     """
-    others = [run for run in runs if run.resolve() != against.resolve()]
+    others = [run for run in runs if real_path(run) != real_path(against)]
     comparison = compare([against, *others])
     reported, classes = list(comparison.protocol.reported), comparison.protocol.classes
     shares = []

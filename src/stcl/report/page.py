@@ -18,6 +18,7 @@ from markupsafe import Markup
 from stcl.errors import DataError, SettingError
 from stcl.files import write_atomic
 from stcl.folders import hold_lock, refuse_others
+from stcl.paths import real_path
 from stcl.report.figures import confusion_changes, loss_panels, series_class
 from stcl.report.pictures import MIME, data_uri, frame_uri, label_uri, read_label
 from stcl.report.results import read_metrics
@@ -224,7 +225,7 @@ def _video_source(video: Path, folder: Path) -> dict[str, str | bool]:
         raise DataError(f"'{video}' is no video that browsers play; write an .mp4 (H.264) with stcl.films.")
     if video.stat().st_size <= EMBED_BYTES:
         return {"source": data_uri(video.read_bytes(), suffix), "embedded": True, "name": video.name}
-    relative = Path(os.path.relpath(video.resolve(), folder.resolve())).as_posix()
+    relative = Path(os.path.relpath(real_path(video), real_path(folder))).as_posix()
     return {"source": relative, "embedded": False, "name": video.name}
 
 

@@ -27,6 +27,7 @@ from stcl.files import EXACT_FLOW_FOLDER, encode_flow, encode_image, exact_flow_
 from stcl.folders import hold_lock
 from stcl.labels import get_space
 from stcl.names import file_name
+from stcl.paths import from_home
 from stcl.plain_data import read_json
 from stcl.twinstreets.clip import StreetClip
 from stcl.twinstreets.layouts import LAYOUTS, Layout
@@ -150,7 +151,7 @@ def export(root: str | Path, request: ExportRequest, workers: int = 1, progress:
         workers: processes; each renders whole clips.
         progress: show a bar and messages on standard error.
     """
-    root = Path(root).expanduser()
+    root = from_home(root)
     if root.exists() and not root.is_dir():
         raise DataError(f"Cannot export to {root}: it is a file. Give a folder.")
     busy = f"Another process is rendering split '{request.split}' into {root} right now. Wait for it, or stop it first."
