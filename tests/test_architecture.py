@@ -14,8 +14,8 @@ PACKAGE_LINES = 23_000  # without the built-in benchmark: a renderer is a second
 BENCHMARK_LINES = 3000
 
 FOUNDATION = {"types", "labels", "protocols", "errors", "names", "files", "folders", "disks", "plain_data", "films"}
-FOUNDATION |= {"resources"}
-ANYTHING = {"stcl", "cli", "options", "data_cli", "arguments", "demo", "arena", "__main__"}
+FOUNDATION |= {"paths", "resources"}
+ANYTHING = {"stcl", "cli", "options", "data_cli", "arguments", "surroundings", "demo", "arena", "__main__"}
 ALLOWED = {
     "ops": set(),
     "models": {"ops"},

@@ -86,7 +86,7 @@ def whole(least: int = 0, most: int = LARGEST) -> Callable[[str], int]:
     def read(text: str) -> int:
         number = int(text) if text.isdecimal() and len(text) <= _DIGITS else LARGEST + 1
         if not least <= number <= most:
-            end = f"to {most}" if text.isdecimal() else "up"
+            end = f"to {most}" if text.isdecimal() and number > most else "up"
             raise argparse.ArgumentTypeError(f"expected a whole number from {least} {end}, found '{shortened(text)}'")
         return number
 

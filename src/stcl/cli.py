@@ -140,11 +140,11 @@ def _inspect(arguments: argparse.Namespace) -> None:
 
 def _predict(arguments: argparse.Namespace) -> int:
     import signal
-    from fractions import Fraction
 
     from stcl.engine.predict import PredictOptions
     from stcl.engine.predict_files import Job, launched_shard, predict_files
     from stcl.engine.recording import Outputs
+    from stcl.films import frame_rate
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl+C: a recording of a camera is finished
     options = PredictOptions(
@@ -159,7 +159,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     job = Job(
         options,
         Outputs(tuple(arguments.save), arguments.ids, arguments.shares, arguments.part_frames),
-        Fraction(arguments.fps).limit_denominator(1001),
+        frame_rate(arguments.fps),
         arguments.frames,
         arguments.timeout,
         arguments.shard or launched_shard(),

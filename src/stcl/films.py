@@ -20,6 +20,12 @@ from stcl.names import neighbour
 ENCODERS = ("libx264", "libopenh264", "h264")
 """H.264 encoders by preference; a PyAV build has not all of them."""
 
+LONGEST_TICKS = 2**31 - 1
+"""From one frame to the next in an MP4."""
+
+FINE = 10_000
+"""Ticks a second of an MP4, at least: FFmpeg's own choice."""
+
 FAST_START = {"movflags": "+faststart"}
 """The index stands first, so that a browser plays while it still loads."""
 
@@ -51,12 +57,14 @@ class VideoWriter:
         joinable: bool = False,
         preset: str = "medium",
     ) -> None:
-        if fps <= 0:
-            raise SettingError(f"fps must be positive; found {fps}.")
         self.path = Path(path)
         self.frames = 0
-        self._rate = Fraction(fps).limit_denominator(1001)
+        self._last = 0  # ticks
+        self._rate = frame_rate(fps)
         self._time_base = time_base_s or 1 / self._rate
+        self._timescale = self._time_base.denominator  # of the file, in ticks a second
+        while self._rate >= 1 and self._timescale < FINE:  # else they leave no room for frames that last for days
+            self._timescale *= 2
         self._quality = quality
         self._joinable = joinable
         self._preset = preset
@@ -99,7 +107,10 @@ class VideoWriter:
         # Browsers read H.264 as BT.709, limited range; convert to and tag exactly that.
         picture = picture.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
         step = max(1, round(1 / self._rate / self._time_base))  # ticks of one frame
-        picture.pts, picture.time_base = self.frames * step if ticks is None else ticks, self._time_base
+        ticks = self.frames * step if ticks is None else ticks
+        _check_step(self.path, max(step, ticks - self._last) * self._time_base, self._timescale)
+        self._last = picture.pts = ticks
+        picture.time_base = self._time_base
         picture.duration = step
         self._container.mux(self._stream.encode(picture))
         self.frames += 1
@@ -107,7 +118,7 @@ class VideoWriter:
     def _open(self, height: int, width: int) -> None:
         encoder = find_encoder()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._container = av.open(str(self._partial), "w", options=FAST_START)
+        self._container = av.open(str(self._partial), "w", options=_options(self._timescale))
         stream = self._container.add_stream(encoder, rate=self._rate)
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height = width + width % 2, height + height % 2
@@ -138,8 +149,11 @@ def join_films(out: Path, parts: Sequence[tuple[Path, Fraction]]) -> None:
         out: the MP4 to write; an existing one is replaced.
         parts: films of one size by a ``joinable`` :class:`VideoWriter`, each with the second at which it begins.
     """
-    with _whole(out) as container:
-        stream, settings = None, None
+    with av.open(str(parts[0][0])) as first:
+        time_base = first.streams.video[0].time_base
+    assert time_base is not None
+    with _whole(out, time_base.denominator) as container:
+        stream, settings, last = None, None, 0
         for path, start_s in parts:
             with av.open(str(path)) as part:
                 source = part.streams.video[0]
@@ -156,19 +170,44 @@ def join_films(out: Path, parts: Sequence[tuple[Path, Fraction]]) -> None:
                     assert packet.pts is not None
                     shift = round(start_s / packet.time_base)
                     packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, stream
+                    _check_step(out, (packet.dts - last) * packet.time_base, time_base.denominator)
+                    last = packet.dts
                     container.mux(packet)
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[av.container.OutputContainer]:
+def _whole(path: Path, timescale: int) -> Iterator[av.container.OutputContainer]:
     """An MP4 that appears at ``path`` only if the block does not raise."""
     partial = _partial(path)
     try:
-        with av.open(str(partial), "w", options=FAST_START) as container:
+        with av.open(str(partial), "w", options=_options(timescale)) as container:
             yield container
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _check_step(path: Path, seconds: Fraction, timescale: int) -> None:
+    """Refuse a frame that is shown for longer than the format can say."""
+    longest_s = Fraction(LONGEST_TICKS, timescale)
+    if seconds > longest_s:
+        raise DataError(
+            f"'{path}' cannot be written: a frame is {float(seconds):.0f} seconds from the one before, and with times "
+            f"as fine as these it can be {float(longest_s):.0f}. Do without the film."
+        )
+
+
+def _options(timescale: int) -> dict[str, str]:
+    return {**FAST_START, "video_track_timescale": str(timescale)}
+
+
+def frame_rate(fps: float | Fraction) -> Fraction:
+    """Frames a second as FFmpeg and videos have them: ``30000/1001`` for 29.97, ``1/86400`` for a frame a day."""
+    exact = Fraction(fps)
+    if exact <= 0:
+        raise SettingError(f"Frames a second (fps) must be positive; found {fps}.")
+    rate = exact.limit_denominator(1001) if exact >= 1 else 1 / (1 / exact).limit_denominator(1001)
+    return min(max(rate, Fraction(1, LONGEST_TICKS)), Fraction(LONGEST_TICKS))
 
 
 def _partial(path: Path) -> Path:

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 from stcl.errors import BusyError, SettingError
 from stcl.files import write_atomic
 from stcl.names import neighbour, neighbour_of
+from stcl.paths import real_path
 from stcl.plain_data import read_json
 
 _held: dict[str, int] = {}
@@ -115,7 +116,7 @@ def new_folder(path: Path, may_replace: Callable[[], None] | None = None) -> Ite
     Raises:
         SettingError: something lies there that is not to be replaced.
     """
-    path = path.resolve()
+    path = real_path(path)
     above = next(folder for folder in path.parents if folder.exists())  # on the same disk, and not to be cleared away
     temporary, before = neighbour(above / path.name, ".tmp"), neighbour(above / path.name, ".old")
     temporary.mkdir()

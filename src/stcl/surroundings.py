@@ -7,13 +7,13 @@ from typing import Any, TextIO
 
 from stcl.errors import SettingError
 
-RANKS = ("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID")
-RANKS += ("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_LOCAL_RANK")
-COUNTS = ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT", "SLURM_NTASKS", "SLURM_STEP_NUM_TASKS")
-COUNTS += ("SLURM_STEP_NUM_NODES", "JSM_NAMESPACE_SIZE")
-"""Variables by which torchrun, SLURM and others tell a process its place: from 0 up, and from 1 up."""
+_RANKS = ("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID")
+_COUNTS = ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT", "SLURM_NTASKS", "SLURM_STEP_NUM_TASKS")
+LAUNCHED = {**dict.fromkeys(_RANKS, 0), **dict.fromkeys(_COUNTS, 1), "SLURM_STEP_NUM_NODES": 1}
+"""Variables by which torchrun and SLURM tell a process its place, with their smallest values."""
 
 MOST = 2**16
+"""Of any of them."""
 
 
 def ready_streams() -> None:
@@ -83,8 +83,7 @@ def check_surroundings() -> None:
         Path.cwd()
     except OSError:
         raise SettingError("The working folder was removed. Change to one that is there: cd DIR.") from None
-    known = dict.fromkeys(RANKS, 0) | dict.fromkeys(COUNTS, 1)
-    numbers = {name: _number(name, least) for name, least in known.items() if name in os.environ}
+    numbers = {name: _number(name, least) for name, least in LAUNCHED.items() if name in os.environ}
     for part in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         processes = numbers.get("WORLD_SIZE", 1)
         if numbers.get(part, 0) >= processes + (part == "LOCAL_WORLD_SIZE"):

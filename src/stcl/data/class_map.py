@@ -13,13 +13,14 @@ import yaml
 from numpy.typing import NDArray
 
 from stcl.data.io import Label, read_colors, read_label
-from stcl.errors import DataError, SettingError, unknown_name
+from stcl.errors import DataError, SettingError, shortened, unknown_name
 from stcl.labels import VOID, LabelSpace
 
 IGNORE_WORD = "ignore"
 
 _CHANNELS = ("red", "green", "blue")
 _LARGEST_ID = 65535
+_DIGITS = 9  # of a number that is read at all
 _EXAMPLE = 'one line a class, such as "1, 2: road" for ids or "128 64 128: road" for colours, and "0: ignore"'
 
 
@@ -136,13 +137,14 @@ def _values(key: str, where: str) -> Iterator[tuple[int, bool]]:
     """The values of ``0, 4-6`` or ``#804080, 128 64 128``, and whether each is a colour."""
     for item in re.split(r"\s*,\s*", key.strip()):
         if ids := re.fullmatch(r"(\d+)(?:-(\d+))?", item):
-            first, last = int(ids[1]), int(ids[2] or ids[1])
+            ends = (ids[1], ids[2] or ids[1])
+            first, last = (int(text) if len(text) <= _DIGITS else _LARGEST_ID + 1 for text in ends)
             if not first <= last <= _LARGEST_ID:
-                raise SettingError(f"{where}: '{item}' are no ids, which go from 0 to {_LARGEST_ID}.")
+                raise SettingError(f"{where}: '{shortened(item)}' are no ids, which go from 0 to {_LARGEST_ID}.")
             yield from ((value, False) for value in range(first, last + 1))
         elif color := re.fullmatch(r"#([0-9a-fA-F]{6})", item):
             yield int(color[1], 16), True
-        elif (color := re.fullmatch(r"(\d+) +(\d+) +(\d+)", item)) and max(map(int, color.groups())) <= 255:
+        elif (color := re.fullmatch(r"(\d{1,9}) +(\d{1,9}) +(\d{1,9})", item)) and max(map(int, color.groups())) <= 255:
             yield int.from_bytes(bytes(map(int, color.groups()))), True
         else:
-            raise SettingError(f"{where}: '{item}' is neither an id nor a colour. Expected: {_EXAMPLE}.")
+            raise SettingError(f"{where}: '{shortened(item)}' is neither an id nor a colour. Expected: {_EXAMPLE}.")

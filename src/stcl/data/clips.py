@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from stcl.data.base import VideoDataset, split_runs
 from stcl.data.io import resize_image, resize_label
 from stcl.data.selection import select_frames
-from stcl.errors import DataError, SettingError
+from stcl.errors import DataError, SettingError, shortened
 from stcl.labels import IGNORE, LabelSpace
 from stcl.types import ClipSpec, FlowProvider, FrameRef, VideoClip
 
@@ -85,7 +85,7 @@ class ClipDataset(Dataset[VideoClip]):
         if not self.anchors:
             longest = max(len(run) for run in self.runs)
             raise DataError(
-                f"{dataset}: no clip fits. Frames '{frames}' with offsets {spec.frames} need "
+                f"{dataset}: no clip fits. Frames '{shortened(frames)}' with offsets {spec.frames} need "
                 f"{max(spec.frames) - min(spec.frames) + 1} neighbouring frames; there are {len(index)} frames in "
                 f"{len(self.runs)} contiguous runs, the longest of {longest}. Choose other frames or a shorter clip."
             )
@@ -111,6 +111,14 @@ class ClipDataset(Dataset[VideoClip]):
         if self.prepared is not None:
             return self.prepared.label(ref)
         return self.resized(self.dataset.read_label(ref, self.space))
+
+    def refuse_unlabelled(self) -> None:
+        """Refuse labels that all are ignored, of which nothing could be learned; reads up to the first that is not."""
+        if not any((self.label(item) != IGNORE).any() for item in range(len(self))):
+            raise DataError(
+                f"{self.dataset}: all labels of the {len(self)} frames are ignored: no pixel has a class of label "
+                f"space '{self.space.name}'. Are they the right label files, and is it the right space?"
+            )
 
     def resized(self, label: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """A label map at the size that the clips' labels have."""

@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 from rich.progress import track
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -113,7 +114,9 @@ def class_pixels(dataset: ClipDataset, quiet: bool = True) -> NDArray[np.int64]:
 
     with ThreadPoolExecutor() as pool:
         rows = pool.map(count, range(len(dataset)))
-        return np.stack(list(track(rows, "classes of the source", total=len(dataset), disable=quiet, transient=True)))
+        console = Console(stderr=True)
+        shown = track(rows, "classes of the source", len(dataset), console=console, disable=quiet, transient=True)
+        return np.stack([*shown])
 
 
 def process_share(batch_size: int, world: int) -> int:

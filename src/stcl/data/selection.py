@@ -34,11 +34,12 @@ def select_frames(dataset: VideoDataset, index: list[FrameRef], frames: str, wit
         chosen = read_list(from_home(detail), dataset, index)
     else:
         raise SettingError(
-            f"Unknown choice of frames '{shortened(frames)}'. Known: all, labelled, published, every:N (such as every:10), "
-            "list:FILE (a text file with one frame a line)."
+            f"Unknown choice of frames '{shortened(frames)}'. Known: all, labelled, published, every:N (such as "
+            "every:10), list:FILE (a text file with one frame a line)."
         )
     if not chosen:
-        raise DataError(f"{dataset}: frames '{frames}' take none of the {len(index)} frames. Choose other frames.")
+        what = f"frames '{shortened(frames)}' take none of the {len(index)} frames"
+        raise DataError(f"{dataset}: {what}. Choose other frames.")
     return chosen
 
 

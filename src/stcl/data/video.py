@@ -175,7 +175,7 @@ class VideoSource:
         """Pictures in order; steps over what cannot be decoded, stops at what cannot be read, and says so."""
         stream = video_stream(container)
         step = max(1, round(1 / self.fps / (stream.time_base or 1 / self.fps)))
-        last, read, bad, served = -step, 0, 0, 0
+        last, length, read, bad, served = -step, step, 0, 0, 0
         packets = container.demux(stream)
         while True:
             try:
@@ -196,10 +196,11 @@ class VideoSource:
                 continue
             for picture in pictures:
                 last = last + step if picture.pts is None else picture.pts
+                length = max(step, picture.duration or 0)  # the rate of a very slow video is a guess
                 served += 1
                 bad += picture.is_corrupt
                 yield _Timed(picture, last)
-        shown_s = float((last + step) * (stream.time_base or 0))
+        shown_s = float((last + length) * (stream.time_base or 0))
         if bad:
             self._problem = f"{bad} places could not be decoded properly; {served} frames could be shown"
         else:  # how long a live source is, nobody knows

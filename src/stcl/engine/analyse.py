@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
@@ -80,7 +81,7 @@ def _analyse(
     back = any(run.teacher.flow_consistency for run in opened)
     loaded: dict[str, Frames] = {}
     documents = []
-    with Progress(disable=quiet) as progress:
+    with Progress(disable=quiet, console=Console(stderr=True)) as progress:
         for number, run in enumerate(opened):
             key = repr((run.settings.source, run.settings.target, run.settings.flow))
             if key not in loaded:

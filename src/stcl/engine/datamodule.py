@@ -103,6 +103,8 @@ class DomainData(LightningDataModule):
             if clips is not None and settings.prepared is not None:
                 note = use_prepared(clips, from_home(settings.prepared))
                 self.prepared |= {name: note} if note else {}
+        if source_spec.labels:
+            self.source.refuse_unlabelled()
         temperature = settings.training.rare_class_sampling
         self.rare = None if temperature is None else (class_pixels(self.source, quiet), temperature)
 

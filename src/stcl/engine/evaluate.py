@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from rich.console import Console
 from rich.progress import track
 
 from stcl.data import ClipDataset, make_eval_loader
@@ -149,7 +150,7 @@ def measure(
     ignored = protocol.ids(protocol.ignored)
     positions, problem = iter(share), ""
     try:
-        for clip in track(loader, description="evaluating", disable=quiet or rank() > 0):
+        for clip in track(loader, "evaluating", console=Console(stderr=True), disable=quiet or rank() > 0):
             prediction = predict(network, clip.to(device))
             matrix.update(prediction, leave_out(prediction, clip.label(0).to(device), ignored))
             for row, name in enumerate(clip.names):

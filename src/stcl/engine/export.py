@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import yaml
+from rich.console import Console
 from rich.progress import track
 
 from stcl import __version__
@@ -195,7 +196,8 @@ def _write_graphs(
     """Write and open every graph, compare them with the network; returns ``graphs`` and ``parity``."""
     kind, graphs = GRAPH_FORMATS[options.format], list_graphs(network, size, options.dynamic)
     runs, described = {}, {}
-    for graph in track(graphs, description=f"exporting {options.format}", disable=quiet, transient=True):
+    console = Console(stderr=True)
+    for graph in track(graphs, f"exporting {options.format}", console=console, disable=quiet, transient=True):
         content = kind.write(graph, options.dynamic)
         write_atomic(place / f"{graph.name}{kind.suffix}", content)
         runs[graph.name] = kind.open(content)

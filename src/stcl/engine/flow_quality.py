@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
@@ -118,7 +119,7 @@ def _measure(settings: Settings, own: OwnFiles, pairs: int, names: list[str], qu
     shown = {role: _shown(len(clips)) for role, (clips, _) in opened.items()}
     files = [PAGE, *(_picture(role, item, name) for role in shown for item in shown[role] for name in _parts(names))]
     own.begin(files)
-    with Progress(disable=quiet) as progress:
+    with Progress(disable=quiet, console=Console(stderr=True)) as progress:
         task = progress.add_task("flow", total=sum(len(clips) * len(names) for clips, _ in opened.values()))
         described = []
         for role, (clips, flows) in opened.items():

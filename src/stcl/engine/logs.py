@@ -89,7 +89,7 @@ class StepProgress(RichProgressBar):
     """Lightning's bar with the loss as the host has it: reading it from the device would stop that at every step."""
 
     def __init__(self, boundary: StepBoundary) -> None:
-        super().__init__(theme=RichProgressBarTheme(metrics_format=".3f"))
+        super().__init__(theme=RichProgressBarTheme(metrics_format=".3f"), console_kwargs={"stderr": True})
         self.boundary = boundary
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:

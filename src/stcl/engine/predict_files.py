@@ -11,6 +11,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from stcl.data.frames import FrameSource
@@ -18,7 +19,7 @@ from stcl.data.video import name_of, open_source
 from stcl.engine.networks import OpenedModel, open_checkpoint
 from stcl.engine.predict import PredictOptions, check_frames, predict_frames
 from stcl.engine.recording import Outputs, Recording
-from stcl.errors import BusyError, DataError, SettingError
+from stcl.errors import BusyError, DataError, SettingError, StclError
 from stcl.models import VideoSegmenter
 from stcl.names import same_file
 
@@ -99,14 +100,14 @@ def predict_files(
         wanted = {**request, "input": source.identity(), "fps": str(job.fps)}
         folder = out / source.name
         recordings.append((place, Recording(folder, source, model.space, job.outputs, wanted, job.force)))
-    busy = list[BusyError]()
+    undone = list[StclError]()
     for place, recording in recordings:
         try:
             yield _record(place, recording, model, options, job)
-        except BusyError as error:  # it is in hands already; the others are not
-            busy.append(error)
-    if busy:
-        raise busy[0]
+        except (BusyError, DataError) as error:  # it is in other hands, or nothing can be made of it; others go on
+            undone.append(error)
+    if undone:
+        raise type(undone[0])(" ".join(map(str, undone)))
 
 
 def _record(place: str, recording: Recording, model: OpenedModel, options: PredictOptions, job: Job) -> Outcome:
@@ -153,7 +154,7 @@ def _progress(source: FrameSource, first: int, job: Job) -> Iterator[Any]:
         TimeRemainingColumn(),
     )
     total = min((number for number in (source.count, job.limit) if number is not None), default=None)
-    with Progress(*columns, disable=job.quiet) as progress:
+    with Progress(*columns, disable=job.quiet, console=Console(stderr=True)) as progress:
         task: TaskID = progress.add_task(source.name, total=total, completed=first, rate=0.0)
         started, done = time.monotonic(), 0
 

@@ -125,7 +125,7 @@ def find_file(repository: str, backbone_name: str, weights: str) -> Path:
     """A repository's weights on this machine: from the folder of :data:`FOLDER`, the cache, or downloaded into that."""
     folder = os.environ.get(FOLDER)
     for file in FILES if folder else ():
-        path = from_home(folder) / repository / file
+        path = from_home(str(folder)) / repository / file
         if path.is_file():
             return path
     try:
