@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -238,3 +239,18 @@ def remove_listed(folder: Path, names: Iterable[str]) -> None:
         if place != folder:
             with suppress(OSError):  # something else lies in it
                 place.rmdir()
+
+
+def remove_abandoned(folder: Path, older_than_s: float = 0.0) -> None:
+    """Remove the unfinished files in a folder that killed processes have left.
+
+    Args:
+        folder: need not exist.
+        older_than_s: seconds since the last change, where other processes may be writing.
+    """
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if neighbour_of(path.name) and path.is_file():
+                with suppress(FileNotFoundError):  # just finished
+                    if time.time() - path.stat().st_mtime >= older_than_s:
+                        path.unlink()

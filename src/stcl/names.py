@@ -42,7 +42,7 @@ def same_file(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
-_STAMPED = re.compile(r"\.(.+)\.\d+\.[0-9a-f]{8}\.tmp", re.DOTALL)
+_STAMPED = re.compile(r"\.(.+)\.\d+\.[0-9a-f]{8}\.(tmp|partial\.mp4)", re.DOTALL)
 
 
 def neighbour(path: Path, ending: str = ".tmp") -> Path:

@@ -15,10 +15,15 @@ from stcl.engine.networks import clip_specs
 from stcl.engine.settings import Settings
 from stcl.errors import SettingError, StclError
 from stcl.flow import ESTIMATED, CachedFlow, precompute
+from stcl.folders import remove_abandoned
 from stcl.types import ClipSpec, FlowKey, FrameRef
 
 PAIR = ClipSpec(frames=(0, -1), flows=((0, -1),))
 """What evaluation asks for."""
+
+
+WRITING_S = 600.0
+"""Seconds after which nobody is writing at a flow any more; it takes less than one."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,7 @@ def fill_flow_cache(
         yield Filled("evaluation", settings.evaluation.split, Path(flow.cache), 0, 0, str(error))
     for role, clips in asked.items():
         pairs = FramePairs(clips, shard)
+        remove_abandoned(pairs.flow.folder, older_than_s=WRITING_S)
         written = precompute(pairs, workers, progress=not quiet)
         yield Filled(role, str(clips.dataset), pairs.flow.folder, len(pairs), written)
 

@@ -24,7 +24,7 @@ from stcl.engine.prediction_folder import LOCK, PredictionFolder
 from stcl.errors import DataError, MissingExtraError, SettingError, lookup
 from stcl.files import write_atomic
 from stcl.films import VideoWriter, join_films
-from stcl.folders import hold_lock
+from stcl.folders import hold_lock, remove_abandoned
 from stcl.labels import LabelSpace, raw_ids_of
 from stcl.ops.colors import overlay
 
@@ -152,6 +152,8 @@ class Recording:
             self._place.claim(*names)
         self._write_record("running")
         self._place.parts.mkdir(exist_ok=True)
+        for place in (self.folder, self.folder / "labels", self.folder / "confidence", self._place.parts):
+            remove_abandoned(place)
 
     def add(self, result: FrameResult) -> None:
         """Keep what is wanted of the next frame."""

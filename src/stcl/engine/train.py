@@ -26,6 +26,7 @@ from stcl.engine.steps import StepBoundary
 from stcl.engine.trainer import fit, is_first_process, make_trainer
 from stcl.errors import SettingError, TrainingError, TrainingStopped
 from stcl.files import write_atomic
+from stcl.folders import remove_abandoned
 from stcl.methods import AdaptationMethod
 from stcl.methods.base import Statistics
 from stcl.models import VideoSegmenter, recalibrate
@@ -92,8 +93,13 @@ def resume(run: Path, overrides: list[str] | None = None, quiet: bool = False) -
 
 @contextmanager
 def _alone(folder: RunFolder) -> Iterator[None]:
-    """The first process of a run holds its folder, and looks at what is in it only then."""
-    with folder.lock() if is_first_process() else nullcontext():
+    """The first process of a run holds its folder, looks at what is in it only then, and clears up after a kill."""
+    if not is_first_process():
+        yield
+        return
+    with folder.lock():
+        for place in (folder.path, folder.checkpoint.parent, folder.snapshots):
+            remove_abandoned(place)
         yield
 
 

@@ -24,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from stcl.errors import DataError, SettingError, lookup
 from stcl.files import EXACT_FLOW_FOLDER, encode_flow, encode_image, exact_flow_path, write_atomic
-from stcl.folders import hold_lock
+from stcl.folders import hold_lock, remove_abandoned
 from stcl.labels import get_space
 from stcl.names import file_name
 from stcl.paths import from_home
@@ -169,6 +169,8 @@ def _export(root: Path, request: ExportRequest, workers: int, progress: bool) ->
         Console(stderr=True, quiet=not progress).print(f"{root}: split '{request.split}' is complete, nothing to do.")
         return ExportResult(root, 0, 0.0)
     _street(request, clip=0)  # refuses impossible sizes before anything is written
+    for folder in {path.parent for clip in missing for path in _files(root, request, clip)}:
+        remove_abandoned(folder)
     text = json.dumps(request.to_json(), indent=2).encode()
     write_atomic(partial, text)
     manifest.unlink(missing_ok=True)  # there, but files of it were deleted
