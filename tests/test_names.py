@@ -120,8 +120,9 @@ def test_files_of_the_longest_names_are_written(text, tmp_path):
 
 def test_neighbours_are_told_from_others():
     assert not any(
-        map(neighbour_of, ["", ".a", "a.1.0123abcd.tmp", ".a.tmp", ".a.x.0123abcd.tmp", ".a.1.0123abcd.partial.mp4"])
+        map(neighbour_of, ["", ".a", "a.1.0123abcd.tmp", ".a.tmp", ".a.x.0123abcd.tmp", ".a.1.0123abcd.old"])
     )
+    assert neighbour_of(".a.mp4.1.0123abcd.partial.mp4") == "a.mp4"
 
 
 @pytest.mark.parametrize(

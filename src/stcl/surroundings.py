@@ -84,6 +84,10 @@ def check_surroundings() -> None:
     except OSError:
         raise SettingError("The working folder was removed. Change to one that is there: cd DIR.") from None
     numbers = {name: _number(name, least) for name, least in LAUNCHED.items() if name in os.environ}
+    if "LOCAL_WORLD_SIZE" in numbers and "LOCAL_RANK" not in numbers:
+        raise SettingError(
+            "The environment says LOCAL_WORLD_SIZE, but no LOCAL_RANK. Start with torchrun, or unset it."
+        )
     for part in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         processes = numbers.get("WORLD_SIZE", 1)
         if numbers.get(part, 0) >= processes + (part == "LOCAL_WORLD_SIZE"):

@@ -4,6 +4,7 @@ import json
 import math
 from argparse import ArgumentError
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from operator import attrgetter
 from pathlib import Path
 from types import NoneType, UnionType
@@ -34,14 +35,18 @@ Where = Callable[[str], str]
 
 SMALLEST_PX = 32
 
+MOST_DEVICES = 2**10
+"""Of one machine; -1 takes all that it has."""
+
 RANGES: dict[str, tuple[int, float]] = {
     "seed": (0, 2**31 - 1),
     "training.steps": (1, 2**40),
     "training.batch_size": (1, 2**16),
     "training.workers": (0, 2**10),
+    "training.nodes": (1, 2**16),
     **dict.fromkeys(("training.skipped_steps", "evaluation.samples"), (0, math.inf)),
     **{f"training.{name}_every": (1, math.inf) for name in ("log", "checkpoint", "snapshot")},
-    **dict.fromkeys(("training.nodes", "training.calibration_clips", "evaluation.batch_size"), (1, math.inf)),
+    **dict.fromkeys(("training.calibration_clips", "evaluation.batch_size"), (1, math.inf)),
 }
 """Least and most of whole numbers; the most lies beyond what anyone needs: there a machine hangs without a word."""
 
@@ -125,6 +130,8 @@ def _check_keys(parser: ArgumentParser, data: dict[str, Any], say: Where) -> Non
             group, _, last = key.rpartition(".")
             place = f", group {group}" if group else ""
             raise SettingError(f"{say(key)}{place}: {unknown_name('key', last, _inside(group, kinds, groups))}")
+        elif odd := _odd_text(value):
+            raise SettingError(f"{say(key)}: {key} holds a text that {odd}: {shown(value)}.")
         elif not fits(value, kinds[key]):
             is_text = not isinstance(value, list | dict | None) and fits(str(value), kinds[key])
             quotes = f" Quotes make it text: \"'{value}'\"." if is_text else ""
@@ -149,6 +156,16 @@ def _entries(data: dict[str, Any], groups: set[str], say: Where, prefix: str = "
             yield from _entries(value, groups, say, f"{name}.")
         else:
             yield name, value
+
+
+def _odd_text(value: Any) -> str:
+    """What is wrong with a text, or with one in a list or table, that could be no name and no path; mostly nothing."""
+    if isinstance(value, list | dict):
+        inner = value if isinstance(value, list) else [*value.values()]
+        return next(filter(None, map(_odd_text, inner)), "")
+    if not isinstance(value, str):
+        return ""
+    return "is empty (null stands for none)" if not value.strip() else "has a zero byte" if "\0" in value else ""
 
 
 def _inside(group: str, kinds: dict[str, Any], groups: set[str]) -> list[str]:
@@ -227,6 +244,9 @@ def _check_numbers(settings: Settings, say: Where) -> None:
     """Numbers must be possible."""
     for key, limits in RANGES.items():
         check_number(f"{say(key)}: {key}", attrgetter(key)(settings), *limits)
+    with suppress(ValueError):  # of a list of devices, or of auto
+        count = int(settings.training.devices)
+        check_number(f"{say('training.devices')}: training.devices", count, -1, MOST_DEVICES)
     for name in ("gradient_clip", "rare_class_sampling"):
         key, number = f"training.{name}", getattr(settings.training, name)
         if number is not None and number <= 0:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -64,8 +65,8 @@ class RunFolder:
 
     def list_snapshots(self) -> dict[int, Path]:
         """Snapshots by step, the earliest first."""
-        found = {int(path.stem.partition("-")[2]): path for path in self.snapshots.glob("step-*.safetensors")}
-        return dict(sorted(found.items()))
+        found = ((re.fullmatch(r"step-(\d+)\.safetensors", path.name), path) for path in self.snapshots.glob("step-*"))
+        return dict(sorted((int(name[1]), path) for name, path in found if name))
 
     def refuse_taken(self) -> None:
         """Two runs never share a folder, and files of other people stay as they are."""
