@@ -9,10 +9,11 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_origin, get_type_hints
 
-from stcl.engine.check import check_settings, fits, shown, wanted
+from stcl.engine.check import check_settings
 from stcl.engine.checkpoint import FREE_KEYS, changed_keys
 from stcl.engine.config import merge, read_yaml
 from stcl.engine.folder import RunFolder
+from stcl.engine.kinds import fits, shown, wanted
 from stcl.engine.settings import Settings
 from stcl.errors import SettingError, unknown_name
 from stcl.names import file_name

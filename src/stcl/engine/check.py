@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from operator import attrgetter
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from stcl.data import DATASETS
+from stcl.engine.kinds import fits, odd_text, shown, wanted
 from stcl.engine.settings import (
     DomainSettings,
     EvaluationSettings,
@@ -130,7 +130,7 @@ def _check_keys(parser: ArgumentParser, data: dict[str, Any], say: Where) -> Non
             group, _, last = key.rpartition(".")
             place = f", group {group}" if group else ""
             raise SettingError(f"{say(key)}{place}: {unknown_name('key', last, _inside(group, kinds, groups))}")
-        elif odd := _odd_text(value):
+        elif odd := odd_text(value):
             raise SettingError(f"{say(key)}: {key} holds a text that {odd}: {shown(value)}.")
         elif not fits(value, kinds[key]):
             is_text = not isinstance(value, list | dict | None) and fits(str(value), kinds[key])
@@ -158,61 +158,10 @@ def _entries(data: dict[str, Any], groups: set[str], say: Where, prefix: str = "
             yield name, value
 
 
-def _odd_text(value: Any) -> str:
-    """What is wrong with a text, or with one in a list or table, that could be no name and no path; mostly nothing."""
-    if isinstance(value, list | dict):
-        inner = value if isinstance(value, list) else [*value.values()]
-        return next(filter(None, map(_odd_text, inner)), "")
-    if not isinstance(value, str):
-        return ""
-    return "is empty (null stands for none)" if not value.strip() else "has a zero byte" if "\0" in value else ""
-
-
 def _inside(group: str, kinds: dict[str, Any], groups: set[str]) -> list[str]:
     """Names of the keys and groups directly below a group."""
     names = [name for name in [*kinds, *groups] if name.rpartition(".")[0] == group]
     return sorted(name.rpartition(".")[2] for name in names)
-
-
-def shown(value: Any) -> str:
-    """A value as YAML has it."""
-    return json.dumps(value, ensure_ascii=False, default=str)
-
-
-def fits(value: Any, kind: Any) -> bool:
-    """Whether a value has the type that a setting is declared with."""
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin in (Union, UnionType):
-        return any(fits(value, choice) for choice in inner)
-    if origin is Literal:
-        return any(value == choice and type(value) is type(choice) for choice in inner)
-    if origin in (list, tuple):
-        count = len(inner) if origin is tuple and inner[-1] is not ... else None
-        long_enough = isinstance(value, list | tuple) and count in (None, len(value))
-        return long_enough and all(fits(item, inner[0]) for item in value)
-    if kind is float:
-        try:  # YAML reads 1e-3 as text
-            return not isinstance(value, bool) and math.isfinite(float(value))
-        except (TypeError, ValueError, OverflowError):
-            return False
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return kind is Any or isinstance(value, origin or kind)
-
-
-def wanted(kind: Any) -> str:
-    """A declared type in words."""
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin in (Union, UnionType):
-        return " or ".join(wanted(choice) for choice in inner)
-    if origin is Literal:
-        return f"one of {', '.join(map(str, inner))}"
-    if origin is tuple and inner[-1] is not ...:
-        return f"[{', '.join(wanted(item) for item in inner)}]"
-    if origin in (list, tuple):
-        return f"a list in which each item is {wanted(inner[0])}"
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
-    return words.get(kind, "a group of keys")
 
 
 # ---- values ----
