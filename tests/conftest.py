@@ -1,13 +1,16 @@
 """How many threads compute, here and in child processes; small videos of every kind, and real processes."""
 
+import http.server
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import av
@@ -151,3 +154,17 @@ def start_stcl() -> Callable[..., Started]:
             return Started(command, stdout=file, stderr=subprocess.STDOUT)
 
     return start
+
+
+@pytest.fixture
+def address(tmp_path) -> Iterator[str]:
+    """A web server for the files of ``tmp_path``."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()

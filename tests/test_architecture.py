@@ -14,7 +14,7 @@ PACKAGE_LINES = 23_000  # without the built-in benchmark: a renderer is a second
 BENCHMARK_LINES = 3000
 
 FOUNDATION = {"types", "labels", "protocols", "errors", "names", "files", "folders", "disks", "plain_data", "films"}
-FOUNDATION |= {"paths", "resources"}
+FOUNDATION |= {"paths", "pictures", "places", "resources", "terminal"}
 ANYTHING = {"stcl", "cli", "options", "data_cli", "arguments", "surroundings", "demo", "arena", "__main__"}
 ALLOWED = {
     "ops": set(),
@@ -44,7 +44,7 @@ SHARED = {
         "class_map",
         "selection",
     }
-    | {"video", "video_index"},
+    | {"containers", "video", "video_index"},
     "methods": {"base", "memory", "patches", "self_training", "settings"},
     "flow": {"cache", "formats", "precompute"},
 }

@@ -31,6 +31,7 @@ from stcl.report.arena import ArenaTable, RowPlan, read_table
 from stcl.report.arena_page import check_place, write_table
 from stcl.report.results import read_result
 from stcl.resources import arena_path
+from stcl.terminal import plain_console
 from stcl.twinstreets.export import ExportRequest, export
 
 POLL_SECONDS = 0.1
@@ -65,7 +66,7 @@ def run_arena(
     for pair in only:
         lookup(arena.pairs, pair, "pair")
     check_place(arena.out)
-    todo, failed, console = arena.jobs(), dict[str, str](), Console(stderr=True)
+    todo, failed, console = arena.jobs(), dict[str, str](), plain_console(stderr=True)
     for job in todo:
         job.refuse_other()
     missing = [] if table else [job for job in todo if job.missing() and (not only or job.pair in only)]
@@ -237,7 +238,7 @@ class Runner:
             self._say(job, f"failed: {self.failed[job.name]}")
 
     def _say(self, job: Job, words: str) -> None:
-        self.console.print(f"{job.name}: {words}", highlight=False, markup=False)
+        self.console.print(f"{job.name}: {words}")
 
 
 def environment(job: Job, slot: int, jobs: int) -> dict[str, str]:

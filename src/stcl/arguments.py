@@ -2,12 +2,14 @@
 
 import argparse
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from stcl.errors import SettingError, one_line, shortened
 from stcl.paths import from_home
+from stcl.places import shown_text
 
 if TYPE_CHECKING:
     Verbs = argparse._SubParsersAction["Parser"]
@@ -26,7 +28,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the message and leave with status 2."""
-        self.exit(2, f"stcl: error: {one_line(message)}. See '{self.prog} --help'.\n")
+        self.exit(2, f"stcl: error: {one_line(shown_text(message, sys.argv))}. See '{self.prog} --help'.\n")
 
 
 def add_verb(verbs: "Verbs", verb: str, summary: str, text: str) -> argparse.ArgumentParser:

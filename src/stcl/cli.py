@@ -11,6 +11,7 @@ from stcl.arguments import Parser, refuse_swapped
 from stcl.data_cli import DATA_COMMANDS
 from stcl.errors import SettingError, StclError, TrainingStopped, lacks_memory, one_line, shortened
 from stcl.options import build_parser
+from stcl.places import shown_text
 from stcl.resources import config_path
 from stcl.surroundings import check_surroundings, ready_streams, stream_problem
 
@@ -43,11 +44,12 @@ def _run(words: list[str]) -> int:
         print(f"stcl: {one_line(str(stopped))}", file=sys.stderr)
         return stopped.status
     except StclError as error:
-        return _complain(str(error))
+        return _complain(shown_text(str(error), words))
     except OSError as error:  # a path that is no folder, a full disk, a missing permission
         what = error.strerror or str(error).strip().rpartition("\n")[2] or type(error).__name__
         place = f"{error.filename}: " if error.filename else ""
-        return _complain(f"{place}{what}. Check the path, its permissions and the room on the disk.")
+        what = shown_text(f"{place}{what}", words)
+        return _complain(f"{what}. Check the path, its permissions and the room on the disk.")
     except KeyboardInterrupt:
         print("stcl: interrupted; unfinished output is marked as such and not mistaken for a result.", file=sys.stderr)
         return 130
@@ -108,11 +110,10 @@ def _say_finished(run: Path) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from rich.console import Console
-
     from stcl.engine.evaluate import evaluate
     from stcl.engine.trainer import is_first_process
     from stcl.report import compare, rich_table
+    from stcl.terminal import plain_console
 
     if arguments.out is not None and len(arguments.runs) > 1:
         raise SettingError("--out takes one RUN; without it every result goes into its own run folder.")
@@ -122,7 +123,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         options = (arguments.split, arguments.root, arguments.out, arguments.samples, arguments.quiet)
         evaluate(run, *options, devices=arguments.devices)
     if is_first_process():
-        Console().print(rich_table(compare([arguments.out] if arguments.out else arguments.runs)))
+        plain_console().print(rich_table(compare([arguments.out] if arguments.out else arguments.runs)))
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
@@ -200,12 +201,11 @@ def _flow(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from rich.console import Console
-
     from stcl.report import compare, rich_table, write_report
+    from stcl.terminal import plain_console
 
     write_report(arguments.runs, arguments.out)
-    Console().print(rich_table(compare(arguments.runs)))
+    plain_console().print(rich_table(compare(arguments.runs)))
     print(f"Page: {arguments.out / 'report.html'}")
 
 
@@ -220,14 +220,13 @@ def _analyse(arguments: argparse.Namespace) -> None:
 
 
 def _arena(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from stcl.arena import run_arena
     from stcl.report.arena import rich_tables
+    from stcl.terminal import plain_console
 
     options = (arguments.jobs, arguments.quiet, arguments.only, arguments.table)
     table = run_arena(arguments.plan, arguments.out, *options)
-    Console().print(*rich_tables(table))
+    plain_console().print(*rich_tables(table))
     for name, reason in table.failed.items():
         print(f"stcl: {name} failed: {reason}", file=sys.stderr)
     print(f"Page: {arguments.out / 'arena.html'}")

@@ -79,15 +79,14 @@ def _add_render(below: "Verbs") -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
     import stcl
     from stcl.report.check import rich_check
+    from stcl.terminal import plain_console
 
     refuse_swapped(arguments, arguments.config)
     settings = stcl.load_settings(arguments.config, arguments.overrides, arguments.preset)
     record = stcl.check_data(settings, arguments.out, arguments.full, arguments.workers, arguments.quiet)
-    Console(highlight=False).print(*rich_check(record), sep="")
+    plain_console().print(*rich_check(record), sep="")
     if arguments.out is not None:
         print(f"Page: {arguments.out}")
     return 0 if record["ready"] else 2

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from stcl.engine.check import check_settings
 from stcl.engine.config import merge, read_yaml
@@ -28,6 +29,7 @@ from stcl.plain_data import read_json
 from stcl.report import compare, rich_table, write_report
 from stcl.report.video import write_panes
 from stcl.resources import config_path
+from stcl.terminal import plain_console
 from stcl.twinstreets.export import ExportRequest, export
 from stcl.types import ClipSpec
 
@@ -65,7 +67,7 @@ def run_demo(out: Path, seed: int = 0) -> dict[str, Any]:
     Returns:
         What ``out/summary.json`` holds: ``{method: {"miou": percent}, "seconds": {...}, "seed": seed}``.
     """
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     busy = f"Another demo is at work in {out} right now. Wait for it, or choose another --out."
     with hold_lock(out / LOCK, busy):
         if not (out / SUMMARY).exists():
@@ -108,8 +110,9 @@ def _work(out: Path, seed: int, console: Console) -> dict[str, Any]:
         seconds=seconds,
     )
     write_atomic(out / SUMMARY, json.dumps(summary, indent=2).encode())
-    Console().print(rich_table(compare(list(runs.values()))))
-    console.print(f"Look at [bold]{out / 'report.html'}[/bold] and {film} ({seconds['total']:.0f} s in all).")
+    plain_console().print(rich_table(compare(list(runs.values()))))
+    page = (str(out / "report.html"), "bold")
+    console.print(Text.assemble("Look at ", page, f" and {film} ({seconds['total']:.0f} s in all)."))
     return summary
 
 
@@ -191,15 +194,14 @@ def _finished(out: Path, seed: int, console: Console) -> dict[str, Any]:
         raise SettingError(
             f"{out} holds a finished demo of seed {summary['seed']}. Choose another --out for seed {seed}."
         )
-    console.print(
-        f"{out} holds this demo already: look at [bold]{out / 'report.html'}[/bold], or choose another --out."
-    )
+    page = (str(out / "report.html"), "bold")
+    console.print(Text.assemble(f"{out} holds this demo already: look at ", page, ", or choose another --out."))
     return summary
 
 
 @contextmanager
 def _step(console: Console, seconds: dict[str, float], name: str, text: str) -> Iterator[None]:
-    console.print(f"[bold]{text} ...[/bold]")
+    console.print(f"{text} ...", style="bold")
     started = time.monotonic()
     yield
     seconds[name] = time.monotonic() - started

@@ -155,7 +155,7 @@ def join_films(out: Path, parts: Sequence[tuple[Path, Fraction]]) -> None:
     with _whole(out, time_base.denominator) as container:
         stream, settings, last = None, None, 0
         for path, start_s in parts:
-            with av.open(str(path)) as part:
+            with av.open(str(path.absolute()), format="mp4") as part:
                 source = part.streams.video[0]
                 if stream is None:
                     stream, settings = container.add_stream_from_template(source), source.codec_context.extradata
@@ -211,8 +211,8 @@ def frame_rate(fps: float | Fraction) -> Fraction:
 
 
 def _partial(path: Path) -> Path:
-    """Where a film lies until it is complete; FFmpeg tells the format from the ending."""
-    return neighbour(path, ".partial.mp4")
+    """Where a film lies until it is complete; FFmpeg tells the format from the ending, and an address from a colon."""
+    return neighbour(path.absolute(), ".partial.mp4")
 
 
 def find_encoder() -> str:

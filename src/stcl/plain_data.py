@@ -1,28 +1,74 @@
-"""Plain data from text, YAML and JSON: whatever is wrong with it is one kind of error."""
+"""Plain data from text, YAML and JSON: whatever is wrong with it is one kind of error; and as CSV for spreadsheets."""
 
+import csv
+import io
 import json
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from stcl.files import read_file
+
+LARGEST_BYTES = 2**24
+"""Of a text that is read unless its reader says otherwise: the largest are lists of frames and records of runs."""
+
 LARGEST_VALUES = 100_000
 """Values that a YAML text may stand for: a few aliases of aliases would unfold to more than any memory holds."""
+
+LARGEST_NODES = 2**18
+"""Values that stand in a YAML text: a class map may have a line for each of 65,536 ids."""
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\n", "＝", "＋", "－", "＠")
+"""What a formula begins with, the signs of wide alphabets among them."""
 
 _TOO_DEEP = "it is nested too deeply"
 
 
-def read_json(path: Path) -> Any:
+def read_text(path: Path, largest_bytes: int = LARGEST_BYTES) -> str:
+    """The text of a file.
+
+    Raises:
+        UnicodeDecodeError: it is not text.
+        OSError: it cannot be read, see :func:`stcl.files.read_file`.
+    """
+    return read_file(path, largest_bytes).decode()
+
+
+def read_json(path: Path, largest_bytes: int = LARGEST_BYTES) -> Any:
     """What a JSON file holds.
 
     Raises:
         ValueError: it is not JSON, or no text at all.
-        OSError: it cannot be read.
+        OSError: it cannot be read, see :func:`stcl.files.read_file`.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path, largest_bytes))
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
+
+
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Rows as CSV in which spreadsheets take no word for a formula: one that could be gets an apostrophe in front."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([_cell(value) for value in row] for row in rows)
+    return text.getvalue()
+
+
+def _cell(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    line = re.sub(r"\r\n?", "\n", value)  # a bare \r would end the row, as the writer does not quote it
+    if not line.startswith(_FORMULA):
+        return line
+    try:
+        float(line)
+    except ValueError:
+        return f"'{line}"
+    return line
 
 
 def load_yaml(text: str) -> Any:
@@ -31,8 +77,24 @@ def load_yaml(text: str) -> Any:
     Raises:
         ValueError: says where it is wrong.
     """
-    try:
+    with _plain_errors():
         return yaml.load(text, _Loader)
+
+
+def compose_yaml(text: str) -> yaml.Node | None:
+    """What stands in a YAML text, each value with its line; None where nothing does.
+
+    Raises:
+        ValueError: says where it is wrong.
+    """
+    with _plain_errors():
+        return yaml.compose(text, _Loader)
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    try:
+        yield
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
@@ -46,9 +108,18 @@ def load_yaml(text: str) -> Any:
 class _Loader(yaml.SafeLoader):
     """Refuses what YAML would take without a word or answer with another kind of error.
 
-    A key that stands twice, of which YAML loses the first; aliases that unfold without end; values that do not fit
-    their tag, such as a 99th day.
+    A key that stands twice, of which YAML loses the first; more values than anybody writes by hand, each of which takes
+    a kilobyte; aliases that unfold without end; values that do not fit their tag, such as a 99th day.
     """
+
+    nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.nodes += 1
+        if self.nodes > LARGEST_NODES:
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(problem=f"it holds more than {LARGEST_NODES} values", problem_mark=mark)
+        return super().compose_node(parent, index)
 
     def get_single_node(self) -> yaml.Node | None:
         node = super().get_single_node()

@@ -30,7 +30,7 @@ def config_path(name: str | Path) -> Path:
         name: ``path/to/own.yaml``, or a name of :func:`list_configs` (with or without ``.yaml``).
     """
     own = Path(name)
-    if own.suffix in (".yaml", ".yml") and own.is_file():
+    if own.suffix in (".yaml", ".yml") and own.exists():
         return own
     return _find(config_folder(), list_configs(), str(name), ".yaml", "configuration")
 
@@ -43,7 +43,9 @@ def list_arenas() -> list[str]:
 def arena_path(name: str | Path) -> Path:
     """Path of an arena's file: a YAML file of your own, or one of :func:`list_arenas`."""
     own = Path(name)
-    return own if own.is_file() else _find(config_folder(), list_arenas(), str(name), ".yaml", "arena")
+    if own.exists() and not own.is_dir():
+        return own
+    return _find(config_folder(), list_arenas(), str(name), ".yaml", "arena")
 
 
 def list_presets() -> list[str]:
@@ -68,7 +70,7 @@ def weights_path(name: str | Path) -> Path:
         name: ``path/to/own.safetensors``, or a name of :func:`list_weights` (with or without ``.safetensors``).
     """
     own = Path(name)
-    if own.suffix == ".safetensors" and own.is_file():
+    if own.suffix == ".safetensors" and own.exists():
         return own
     return _find(_PACKAGE / "weights", list_weights(), str(name), ".safetensors", "weights file")
 

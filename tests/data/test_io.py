@@ -75,7 +75,11 @@ def test_png_with_right_checksums_and_too_few_rows(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "is empty"), (b"<html>not found</html>", "is not an image"), (None, "Cannot read .*No such file")],
+    [
+        (b"", "is empty"),
+        (b"<html>not found</html>", "is neither a PNG nor a JPEG picture"),
+        (None, "Cannot read .*No such file"),
+    ],
 )
 def test_what_is_no_image(tmp_path, content, message):
     path = tmp_path / "frame.png"

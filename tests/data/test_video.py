@@ -1,11 +1,9 @@
 """Videos from files, folders and the net: frames in order, with their times, upright, and what wrong input gets."""
 
-import http.server
 import socket
+import struct
 import threading
-from collections.abc import Iterator
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 
 import av
@@ -15,8 +13,10 @@ import pytest
 
 from stcl.data.frames import follows
 from stcl.data.io import write_image
-from stcl.data.video import name_of, open_source, without_password
+from stcl.data.video import name_of, open_source
+from stcl.data.video_index import index_video
 from stcl.errors import DataError, SettingError
+from stcl.films import VideoWriter
 
 
 def served(source, first: int = 0) -> tuple[list, str]:
@@ -101,7 +101,7 @@ def test_a_broken_tail_ends_with_what_was_good(tmp_path, moving_frames, write_vi
 
 def no_video(tmp_path: Path, name: str) -> Path:
     path = tmp_path / name
-    if name == "audio.wav":
+    if name == "audio.mkv":
         with av.open(str(path), "w") as container:
             stream = container.add_stream("pcm_s16le", rate=8000)
             frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
@@ -122,7 +122,7 @@ def no_video(tmp_path: Path, name: str) -> Path:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("audio.wav", "has no video track, only audio"),
+        ("audio.mkv", "has no video track, only audio"),
         ("zero.mkv", r"is no video that can be read|holds no frame"),
         ("empty.mp4", "is no video that can be read"),
         ("text.mp4", "is no video that can be read: invalid data"),
@@ -134,26 +134,61 @@ def test_what_is_no_video_is_refused(tmp_path, name, message) -> None:
         open_source(no_video(tmp_path, name))
 
 
+LISTS = {
+    "ffconcat": "ffconcat version 1.0\nfile real.mkv\n",
+    "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nreal.mp4\n#EXT-X-ENDLIST\n",
+    "dash": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"></MPD>',
+    "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n",
+}
+
+
+@pytest.mark.parametrize("name", ["list.mp4", "list.mkv", "list.m3u8"])
+@pytest.mark.parametrize("kind", LISTS)
+def test_a_list_of_other_files_is_no_video(tmp_path, moving_frames, write_video, kind, name) -> None:
+    write_video(tmp_path / "real.mkv", moving_frames(2), "ffv1", "bgr0")
+    write_video(tmp_path / "real.mp4", moving_frames(2))
+    path = tmp_path / name
+    path.write_text(LISTS[kind])
+    for read in (open_source, index_video):
+        with pytest.raises(DataError, match=rf"{path} is no video that can be read: "):
+            read(path)
+
+
+def test_a_pattern_of_pictures_is_no_video(tmp_path, moving_frames) -> None:
+    for name in ("a1.png", "a2.png", "a%d.png"):
+        write_image(tmp_path / name, moving_frames(1)[0])
+    assert len(served(open_source(tmp_path / "a1.png"))[0]) == 1
+    with pytest.raises(DataError, match="is neither MP4, Matroska, AVI nor another kind of file that holds its frames"):
+        open_source(tmp_path / "a%d.png")
+
+
+@pytest.mark.parametrize("side", [10_000, 65_535])
+def test_a_header_that_claims_giant_frames(tmp_path, moving_frames, write_video, side) -> None:
+    path = write_video(tmp_path / "a.mov", moving_frames(2), "rawvideo", "rgb24")
+    content = path.read_bytes()
+    place = content.index(b"raw ", content.index(b"stsd")) + 28
+    assert struct.unpack_from(">HH", content, place) == (64, 48)
+    path.write_bytes(content[:place] + struct.pack(">HH", side, side) + content[place + 4 :])
+    with pytest.raises(DataError, match=rf"{path} holds no frame of at most \d+ pixels that can be decoded"):
+        open_source(path)
+
+
+def test_a_colon_in_a_path_is_no_address(tmp_path, moving_frames, write_video, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("12:30").mkdir()
+    with VideoWriter(Path("12:30/http:a.mp4")) as writer:
+        writer.write(moving_frames(1)[0])
+    for place in ("12:30/http:a.mp4", (tmp_path / "12:30" / "http:a.mp4").as_uri()):
+        source = open_source(place)
+        assert not source.live and source.name.startswith("http_a") and len(served(source)[0]) == 1
+
+
 def test_an_absent_camera_is_refused() -> None:
     with pytest.raises(DataError, match="/dev/video63 cannot be opened: no such file"):
         open_source("camera:63")
 
 
 # ---- the net ----
-
-
-@pytest.fixture
-def address(tmp_path) -> Iterator[str]:
-    """A web server for the files of ``tmp_path``."""
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, format: str, *arguments: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
 
 
 def test_a_video_from_the_net_is_live(tmp_path, moving_frames, write_video, address) -> None:
@@ -191,11 +226,26 @@ def test_a_stream_that_falls_silent_says_so_without_its_password(tmp_path, movin
     assert problem.startswith("http://127.0.0.1:")
 
 
+def test_an_address_leads_to_no_file_of_this_machine(tmp_path, moving_frames, write_video, address) -> None:
+    path = write_video(tmp_path / "a.ts", moving_frames(4), "mpeg2video")
+    entries = "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{}\n#EXT-X-ENDLIST\n"
+    (tmp_path / "net.m3u8").write_text(entries.format(f"{address}/a.ts"))
+    (tmp_path / "disk.m3u8").write_text(entries.format(path.as_uri()))
+    (tmp_path / "disk.ffconcat").write_text(f"ffconcat version 1.0\nfile file:{path}\n")
+    assert len(served(open_source(f"{address}/net.m3u8"))[0]) == 4
+    for name in ("disk.m3u8", "disk.ffconcat"):
+        with pytest.raises(DataError, match=r"cannot be opened|holds no frame|no video track"):
+            open_source(f"{address}/{name}")
+    for place in (f"subfile://,,start,0,end,0,,:{path}", f"concat://{path}", f"cache://{path}"):
+        with pytest.raises(DataError, match="cannot be opened"):
+            open_source(place)
+
+
 def test_names_of_folders() -> None:
-    assert without_password("rtsp://user:s@cret@10.0.0.7/live/a@b") == "rtsp://10.0.0.7/live/a@b"
     assert name_of("some/where/street.mp4") == "street"
     assert name_of("camera:0") == name_of("/dev/video0") == "camera_0"
-    assert name_of("rtsp://user:secret@10.0.0.7:554/live/1?x=2") == "10.0.0.7_554_live_1_x_2"
+    assert name_of("rtsp://user:secret@10.0.0.7:554/live/1?x=2") == "10.0.0.7_554_live_1"
+    assert name_of("rtsp://...") == name_of("http://u:p?w@h") == "stream"
 
 
 # ---- folders of frames ----

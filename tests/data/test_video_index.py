@@ -12,7 +12,8 @@ import pytest
 from torch.utils.data import DataLoader
 
 from stcl.data import video_index
-from stcl.data.video import open_source, upright
+from stcl.data.containers import upright
+from stcl.data.video import open_source
 from stcl.data.video_index import VideoPool, VideoReader, index_video
 from stcl.errors import DataError
 

@@ -1,6 +1,7 @@
 """Handing models on and fetching them: local folders for real, the Hugging Face hub through a stand-in."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, Repository
 import stcl
 from stcl.cli import main
 from stcl.engine import hub
+from stcl.engine.model_folder import digest
 from stcl.errors import CheckpointError, MissingExtraError, SettingError
 
 PARTS = {"model.safetensors", "model.json", "README.md"}
@@ -50,19 +52,96 @@ def test_push_and_pull_through_a_folder_and_a_url(model, tmp_path, capsys):
         stcl.push(model, str(place))
 
 
-def test_the_card_may_be_edited_and_the_rest_may_not(model, tmp_path):
+def test_every_file_is_compared_with_its_digest(model, tmp_path):
     place = Path(shutil.copytree(model, tmp_path / "place"))
-    (place / "README.md").write_text("# Mine")
     (place / ".gitattributes").touch()
     assert names(stcl.pull(str(place), tmp_path / "one")) == PARTS
-    (place / "model.safetensors").write_bytes(b"other weights")
-    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged: its sha256 is not the one"):
-        stcl.pull(str(place), tmp_path / "two")
-    with pytest.raises(CheckpointError, match="is damaged"):
-        stcl.push(place, str(tmp_path / "three"))
+    for name, hint in (
+        ("model.safetensors", ""),
+        ("README.md", " If it was you who changed it, write [0-9a-f]{64} there"),
+    ):
+        whole = (place / name).read_bytes()
+        (place / name).write_bytes(b"something else")
+        for use in (lambda: stcl.pull(str(place), tmp_path / "two"), lambda: stcl.push(place, str(tmp_path / "two"))):
+            with pytest.raises(CheckpointError, match=rf"{name} is damaged: its sha256 is not the one.*again\.{hint}"):
+                use()
+        (place / name).write_bytes(whole)
     assert names(tmp_path) == {"place", "one", *(f"one/{part}" for part in PARTS)} | {
         f"place/{part}" for part in [*PARTS, ".gitattributes"]
     }
+
+
+def test_a_card_of_ones_own_and_an_older_model(model, tmp_path):
+    """Models of before the card had a digest; and a card that was changed, with its new digest."""
+    place = Path(shutil.copytree(model, tmp_path / "place"))
+    (place / "README.md").write_text("# Mine")
+    about = json.loads((place / "model.json").read_text())
+    about["card"]["sha256"] = digest(place / "README.md")
+    (place / "model.json").write_text(json.dumps(about))
+    assert (stcl.pull(str(place), tmp_path / "one") / "README.md").read_text() == "# Mine"
+    del about["card"]
+    (place / "model.json").write_text(json.dumps(about))
+    assert names(stcl.pull(str(place), tmp_path / "two")) == PARTS
+    (place / "README.md").unlink()
+    assert names(stcl.pull(str(place), tmp_path / "three")) == PARTS - {"README.md"}
+
+
+@pytest.mark.parametrize("name", sorted(PARTS))
+@pytest.mark.parametrize("listed", [True, False], ids=["card listed", "card not listed"])
+def test_no_link_is_followed(model, fake, tmp_path, name, listed):
+    place, private = Path(shutil.copytree(model, tmp_path / "place")), tmp_path / "private"
+    if not listed:
+        about = json.loads((place / "model.json").read_text())
+        del about["card"]
+        (place / "model.json").write_text(json.dumps(about))
+    (place / name).rename(private)
+    (place / name).symlink_to(private)
+    for use in (
+        lambda: stcl.pull(str(place), tmp_path / "out"),
+        lambda: stcl.push(place, str(tmp_path / "out")),
+        lambda: stcl.push(place, "me/streets"),
+        lambda: stcl.load_model(place),
+    ):
+        with pytest.raises(
+            CheckpointError, match=rf"place/{name} is a link to {private}\. A model is handed on as its"
+        ):
+            use()
+    assert not (tmp_path / "out").exists() and not fake.asked
+
+
+@pytest.mark.parametrize("kind", ["link to a folder", "folder", "pipe"])
+def test_nothing_but_files_is_in_a_model(model, tmp_path, kind):
+    place = Path(shutil.copytree(model, tmp_path / "place"))
+    if kind == "pipe":
+        (place / "README.md").unlink()
+        os.mkfifo(place / "README.md")
+    elif kind == "folder":
+        (place / "more").mkdir()
+    else:
+        (place / "more").symlink_to(tmp_path)
+    message = r"README\.md cannot be read: it is a named pipe" if kind == "pipe" else "does not have: more/"
+    for use in (lambda: stcl.pull(str(place), tmp_path / "out"), lambda: stcl.push(place, str(tmp_path / "out"))):
+        with pytest.raises(CheckpointError, match=message):
+            use()
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_cache_of_the_hub_is_made_of_links(model, tmp_path):
+    snapshot, blobs = tmp_path / "models--me--a" / "snapshots" / "c0ffee", tmp_path / "models--me--a" / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for name in PARTS:
+        shutil.copy(model / name, blobs / digest(model / name))
+        (snapshot / name).symlink_to(f"../../blobs/{digest(model / name)}")
+    assert contents(stcl.pull(str(snapshot), tmp_path / "out")) == contents(model)
+    assert not any(path.is_symlink() for path in (tmp_path / "out").iterdir())
+    assert stcl.load_model(snapshot)
+    (tmp_path / "private").write_text("secret")
+    blob = blobs / digest(model / "README.md")
+    blob.unlink()
+    blob.symlink_to(tmp_path / "private")
+    with pytest.raises(CheckpointError, match=r"README\.md is a link to \.\./\.\./blobs/"):
+        stcl.pull(str(snapshot), tmp_path / "two")
 
 
 def test_what_git_and_the_downloader_keep_is_no_part_of_it(model, tmp_path):
@@ -78,7 +157,7 @@ def test_pickles_are_refused(model, tmp_path):
     place = Path(shutil.copytree(model, tmp_path / "place"))
     (place / "sub").mkdir()
     (place / "sub" / "extra.pkl").write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"does not have: sub/extra\.pkl\. Nothing was copied"):
+    with pytest.raises(CheckpointError, match=r"does not have: sub/\. Nothing was copied"):
         stcl.pull(str(place), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

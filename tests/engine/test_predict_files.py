@@ -554,3 +554,28 @@ def test_a_folder_that_cannot_be_written(predict, street, tmp_path) -> None:
 def test_a_checkpoint_of_other_classes(predict, street) -> None:
     status, _, wrong = predict(street, "--space", "viper-cityscapes_seq")
     assert status == 2 and "was trained on the classes of" in wrong and wrong.count("\n") == 1
+
+
+def test_nothing_that_is_left_of_an_address_shows_its_password(
+    predict, tmp_path, moving_frames, write_video, address
+) -> None:
+    write_video(tmp_path / "a.mp4", moving_frames(3))
+    place = address.replace("//", "//me:S3CR3T@") + "/a.mp4?user=me&pwd=S3CR3T"
+    status, said, wrong = predict(place, "--save", "shares")
+    (folder,) = (tmp_path / "out").iterdir()
+    assert status == 0 and folder.name.startswith("127.0.0.1_") and folder.name.endswith("_a.mp4")
+    kept = [*folder.rglob("*")]
+    assert len(kept) == 2 and json.loads((folder / "prediction.json").read_text())["frames"] == 3
+    for text in (said, wrong, *map(str, kept), *(path.read_text() for path in kept)):
+        assert "S3CR3T" not in text
+
+
+def test_names_are_neither_markup_nor_formulas(run, tmp_path, moving_frames, capsys) -> None:
+    for number, frame in enumerate(moving_frames(2)):
+        write_image(tmp_path / "[red]x :cat:" / f"=1+{number}.png", frame)
+    words = [tmp_path / "[red]x :cat:", "--checkpoint", run, "--out", tmp_path / "out", "--device", "cpu"]
+    assert main(["predict", *map(str, words), "--save", "shares"]) == 0
+    seen = capsys.readouterr()
+    (folder,) = (tmp_path / "out").iterdir()
+    assert "[red]x" in seen.err and f"{folder}: 2 frames" in seen.out
+    assert [row[1] for row in shares_in(folder)[1:]] == ["'=1+0", "'=1+1"]

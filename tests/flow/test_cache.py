@@ -173,6 +173,12 @@ def test_what_is_there_is_told_without_reading_frames(cached, scene):
         cached.holds(scene.a, scene.b, None)
 
 
+def test_the_bar_shows_a_folder_as_it_is(scene, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert precompute(Clips(scene, CachedFlow(Counting(), "[red]a[/b]"))) == 2
+    assert "flow -> [red]a[/b] " in capsys.readouterr().err
+
+
 def test_precompute_needs_a_cache(scene):
     with pytest.raises(SettingError, match="Give the flow a cache folder"):
         precompute(Clips(scene, Counting()))

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from stcl.errors import DataError, SettingError
-from stcl.files import encode_flow, encode_image, exact_flow_path, read_flow_png, write_atomic
+from stcl.files import exact_flow_path, write_atomic
 from stcl.flow import FLOWS, CachedFlow, get_flow
 from stcl.ops.warp import warp
+from stcl.pictures import encode_flow, encode_image, read_flow_png
 
 every_flow = pytest.mark.parametrize("name", FLOWS)
 every_moving_flow = pytest.mark.parametrize("name", [name for name in FLOWS if name != "zero"])
@@ -140,7 +141,7 @@ def test_damaged_exact_flow(scene, tmp_path):
     grey = encode_image(np.zeros((4, 4), np.uint16))
     for content, message in (
         (b"", f"File {path} is empty"),
-        (b"x" * 100, rf"File {path} \(100 bytes\) is not an image"),
+        (b"x" * 100, f"File {path} is neither a PNG nor a JPEG picture"),
         (path.read_bytes()[:60], f"PNG file {path} is cut off after 60 bytes"),
         (grey, rf"Flow file {path}: expected a 16-bit PNG with 3 channels, found uint16 of shape \(4, 4\)"),
     ):

@@ -15,17 +15,25 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
-from stcl.data.io import read_image, read_label, write_image
+from stcl import plain_data
+from stcl.data.class_map import read_class_map
+from stcl.data.io import read_colors, read_image, read_label, write_image
 from stcl.data.video import open_source
 from stcl.engine.checkpoint import read_checkpoint
 from stcl.engine.config import load_settings, parse_overrides
 from stcl.engine.model_folder import read_about
+from stcl.engine.networks import open_checkpoint
 from stcl.errors import CheckpointError, DataError, SettingError
-from stcl.files import read_flow_png
 from stcl.flow import CachedFlow
+from stcl.labels import get_space
+from stcl.models import build_segmenter
 from stcl.models.tensor_files import read_tensor_file
+from stcl.models.transfer import transfer_weights
+from stcl.pictures import read_flow_png
 from stcl.plain_data import load_yaml
+from stcl.report.pictures import open_picture
 from stcl.report.results import read_metrics, read_result
 from stcl.resources import config_path
 from stcl.types import FrameRef
@@ -71,6 +79,46 @@ def test_jpeg_that_claims_to_be_a_giant(tmp_path, progressive, before):
         read_image(path)
     path.write_bytes(content[:frame] + before + content[frame:])
     assert read_image(path).shape == (16, 16, 3)
+
+
+READERS = (read_image, read_label, read_colors, read_flow_png, open_picture)
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "TGA", "DDS", "JPEG2000"])
+def test_a_picture_of_another_kind_than_its_name_says(tmp_path, kind):
+    """OpenCV and Pillow would decode it, and its size is checked for PNG and JPEG alone."""
+    path = tmp_path / "a.png"
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(path, kind)
+    for read in READERS:
+        with pytest.raises(DataError, match=rf"{path} is neither a PNG nor a JPEG picture"):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"BM" + struct.pack("<IIIIiiHHIIIIII", 64, 0, 54, 40, 24_000, 24_000, 1, 24, 0, 0, 0, 0, 0, 0) + bytes(10),
+        b"GIF89a" + struct.pack("<HH", 30_000, 30_000) + bytes(9) + b"," + struct.pack("<HHHH", 0, 0, 30_000, 30_000),
+        b"RIFF\x1a\0\0\0WEBPVP8L\x0d\0\0\0\x2f\xff\xff\xff\x0f" + bytes(9),
+        b"II*\0\x08\0\0\0" + bytes(20),
+        b"P6 30000 30000 255\n" + bytes(20),
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 30000 30000\n",
+    ],
+    ids=["bmp", "gif", "webp", "tiff", "ppm", "eps"],
+)
+def test_a_few_bytes_that_claim_gigabytes(tmp_path, content):
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    for read in READERS:
+        with pytest.raises(DataError, match=rf"{path} is neither a PNG nor a JPEG picture: it begins with"):
+            read(path)
+
+
+def test_jpeg_that_does_not_say_how_large_it_is(tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"\xff\xd8\xff\xdb\x00\x04\x00\x00" + bytes(20) + b"\xff\xd9")
+    with pytest.raises(DataError, match=rf"{path} is damaged: it does not say how large it is"):
+        read_image(path)
 
 
 @pytest.mark.parametrize("chunks", [(b"IEND",), (b"IDAT", b"IEND")])
@@ -202,7 +250,7 @@ def test_video_that_claims_to_be_a_giant(tmp_path):
     content = path.read_bytes()
     assert content.count(b"\x9d\x01\x2a" + size) == 1  # VP8's start code
     path.write_bytes(content.replace(b"\x9d\x01\x2a" + size, b"\x9d\x01\x2a" + struct.pack("<HH", 16_383, 16_383)))
-    with pytest.raises(DataError, match=rf"{path} holds no frame that can be decoded"):
+    with pytest.raises(DataError, match=rf"{path} holds no frame of at most 67108864 pixels that can be decoded"):
         open_source(path)
 
 
@@ -237,6 +285,28 @@ def test_configurations(tmp_path, text, message):
     path.write_text(text if text.startswith("base") else f"base: twinstreets/source_only\n{text}")
     with pytest.raises(SettingError, match=rf"{path}.*{re.escape(message)}"):
         load_settings(path)
+
+
+def test_more_values_than_anybody_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(plain_data, "LARGEST_NODES", 100)
+    path = tmp_path / "own.yaml"
+    path.write_text("a: [" + "x, " * 100 + "]")
+    for read in (load_settings, read_class_map):
+        with pytest.raises(
+            SettingError, match=rf"{path} is not valid YAML: line 1, column \d+: it holds more than 100"
+        ):
+            read(path)
+
+
+@pytest.mark.parametrize("config", [BOMB, "[" * 3000, "space: [1, 2", "name: x"])
+def test_configurations_in_weights(tmp_path, config):
+    path = tmp_path / "a.safetensors"
+    save_file({"w": torch.ones(2)}, path, {"config": config})
+    with pytest.raises(CheckpointError, match=rf"'{path}' has a configuration in its metadata that is not one of"):
+        open_checkpoint(path)
+    network = build_segmenter(12, "small", "stcl", backbone_settings={"width": 8})
+    with pytest.raises(CheckpointError, match=rf"'{path}' does not say which classes it was trained on"):
+        transfer_weights(network, path, get_space("synthia_seq-cityscapes_seq").names, {})
 
 
 def test_aliases_that_stay_small_are_used(tmp_path):

@@ -41,11 +41,12 @@ from stcl.engine.checkpoint import read_checkpoint
 from stcl.engine.config import load_settings
 from stcl.engine.model_folder import read_about
 from stcl.errors import StclError
-from stcl.files import encode_flow, read_flow_png
 from stcl.flow import CachedFlow
 from stcl.flow.formats import read_flow
 from stcl.labels import RAW_IDS, get_space
 from stcl.models.tensor_files import read_tensor_file
+from stcl.pictures import encode_flow, read_flow_png
+from stcl.report.pictures import open_picture
 from stcl.report.results import iou_percent, mean_percent, read_metrics, read_result
 from stcl.types import FrameRef
 
@@ -281,6 +282,10 @@ def read_by_number(path: Path) -> list[tuple[int, tuple[int, ...], np.dtype]]:
     return [(time, image.shape, image.dtype) for time, image in reversed(found)]
 
 
+def read_report_picture(path: Path) -> np.ndarray:
+    return np.asarray(open_picture(path).convert("RGB"))
+
+
 def segment(path: Path) -> None:
     entries = [Entry(f"s_{number}", "1-1", np.full((3, 4, 6), number, np.uint8)) for number in range(3)]
     write_segment(path.parent / "whole", {"frames": (np.uint8, entries)})
@@ -385,6 +390,31 @@ class Format(NamedTuple):
 
 
 MODES = ("L", "RGB", "RGBA", "I;16", "P")
+
+
+def gif(path: Path) -> None:
+    frames = [Image.fromarray(np.roll(PICTURE, 4 * shift, 1)) for shift in range(4)]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=40)
+
+
+def playlist(path: Path) -> None:
+    """A file that names others is not read, and neither is what damage makes of it."""
+    video("libx264", "yuv420p", path.with_name("real.mp4"))
+    path.write_text("ffconcat version 1.0\nfile real.mp4\n")
+
+
+def read_playlist(path: Path) -> str:
+    """What is read from it, which is nothing, or what the message is."""
+    try:
+        return f"{len(read_video(path))} frames"
+    except StclError as error:
+        return str(error)
+
+
+def is_refused(found: Any, whole: Any) -> None:
+    assert "is no video that can be read" in found or "holds no frame" in found
+
+
 LABELS = [name for name in DATASETS if name in RAW_IDS]
 PALETTE = ("a.png", lambda path: write_palette(path, IDS, SPACE.palette), partial(read_label, "cityscapes_seq"))
 RESULTS = ("results.json", results, read_result)
@@ -433,6 +463,10 @@ FORMATS: dict[str, Format] = {
     "mkv": Format("a.mkv", partial(video, "libx264", "yuv420p"), read_video, is_video, cases=25),
     "webm": Format("a.webm", partial(video, "libvpx", "yuv420p"), read_video, is_video, cases=25),
     "avi": Format("a.avi", partial(video, "mjpeg", "yuvj420p"), read_video, is_video, cases=25),
+    "ts": Format("a.ts", partial(video, "mpeg2video", "yuv420p"), read_video, is_video, cases=25),
+    "gif": Format("a.gif", gif, read_video, is_video, cases=25),
+    "playlist": Format("a.mp4", playlist, read_playlist, is_refused, damaged_text, 25),
+    "picture of a report": Format("a.png", partial(png, "RGB"), read_report_picture, is_image, damaged_png),
     "configuration": Format(*CONFIGURATION, is_same_kind, cases=20),
     "configuration, text": Format(*CONFIGURATION, is_same_kind, damaged_text, 20),
     "configuration, structure": Format(*CONFIGURATION, is_same_kind, damaged_structure, 20),

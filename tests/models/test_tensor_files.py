@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import struct
 import subprocess
 import tarfile
 import zipfile
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from stcl.engine.checkpoint import read_checkpoint
 from stcl.errors import CheckpointError
 from stcl.models.tensor_files import read_tensor_file
 
@@ -174,3 +176,81 @@ def test_something_else(tmp_path, content, message):
 def test_nothing_there(tmp_path):
     refused(tmp_path / "model.pth", "There is no weights file")
     refused(tmp_path, r"is no run folder: it holds no config\.yaml; nor does it hold weights \(model\.safetensors or")
+
+
+# ---- what would take more than it is ----
+
+
+def repacked(path: Path, changed: dict[str, bytes], kind: int = zipfile.ZIP_STORED) -> Path:
+    """A file of torch.save with other parts, by the end of their names."""
+    torch.save({"weight": torch.ones(2)}, path)
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", kind) as archive:
+        for name, part in parts.items():
+            archive.writestr(name, next((new for end, new in changed.items() if name.endswith(end)), part))
+    return path
+
+
+def called(name: str, count: int) -> bytes:
+    """A pickle of ``{"weight": name(count)}``."""
+    module, _, function = name.rpartition(".")
+    call = f"c{module}\n{function}\n".encode() + b"J" + struct.pack("<i", count) + b"\x85R"
+    return b"\x80\x02}X\x06\x00\x00\x00weight" + call + b"s."
+
+
+def test_a_zip_file_that_unpacks_into_gigabytes(tmp_path):
+    path = repacked(tmp_path / "file.pth", {"data/0": bytes(3_000_000)}, zipfile.ZIP_DEFLATED)
+    refused(path, r"has \d{4} bytes, but its parts say that they have 30\d{5}")
+    with pytest.raises(CheckpointError, match=f"'{path}' has .* but its parts say"):
+        read_checkpoint(path)
+    packed = repacked(tmp_path / "packed.pth", {}, zipfile.ZIP_DEFLATED)  # by somebody who archives them
+    assert torch.equal(read_tensor_file(packed).tensors["weight"], torch.ones(2))
+
+
+@pytest.mark.parametrize("module", ["builtins", "__builtin__"])
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before torch 1.6"])
+def test_an_object_of_any_length(tmp_path, zipped, module):
+    path, bomb = tmp_path / "file.pth", called(f"{module}.bytearray", 2_000_000_000)
+    if zipped:
+        repacked(path, {"data.pkl": bomb})
+    else:
+        path.write_bytes(b"".join(pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {})) + bomb)
+    refused(path, "holds a bytearray, which could take any memory")
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (torch.ones(1).expand(20_000_000_000), "but its tensors say that they have 80000000008"),
+        (torch.empty(3, device="meta"), "tensor 'weight' is no plain table of real numbers"),
+        (torch.ones(3).to_sparse(), "tensor 'weight' is no plain table of real numbers"),
+        (torch.ones(3, dtype=torch.complex64), "tensor 'weight' is no plain table of real numbers"),
+    ],
+    ids=["expanded", "meta", "sparse", "complex"],
+)
+def test_tensors_that_no_network_has(tmp_path, tensor, message):
+    torch.save({"bias": torch.ones(2), "weight": tensor}, tmp_path / "file.pth")
+    refused(tmp_path / "file.pth", message)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2])
+def test_weights_that_are_no_finite_numbers(tmp_path, kind, value):
+    tensors = {"bias": torch.ones(2), "counter": torch.tensor(3), "head.weight": torch.tensor([1, value, 2]).to(kind)}
+    torch.save({"state_dict": tensors}, tmp_path / "file.pth")
+    save_file(tensors, tmp_path / "file.safetensors")
+    for name in ("file.pth", "file.safetensors"):
+        refused(tmp_path / name, r"tensor 'head\.weight' holds values that are no finite numbers")
+
+
+@pytest.mark.timeout(30)
+def test_a_table_that_holds_itself(tmp_path):
+    content: dict[str, object] = {}
+    content["state_dict"] = content
+    torch.save(content, tmp_path / "file.pth")
+    refused(tmp_path / "file.pth", r"holds no tensors by name \(found: state_dict\)")
+    content["model"] = {"weight": torch.ones(2)}
+    del content["state_dict"]
+    torch.save({"stcl": content, "model": content}, tmp_path / "file.pth")
+    assert read_tensor_file(tmp_path / "file.pth").wrapper == "model.model"

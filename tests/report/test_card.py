@@ -3,11 +3,13 @@
 import copy
 import re
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
 
 from stcl.labels import IGNORE, get_space
 from stcl.report.card import front_matter, render_card, summarise
@@ -72,7 +74,7 @@ def test_the_hub_can_read_it(about):
     assert data["datasets"] == ["synthia_seq", "cityscapes_seq"] and data["metrics"] == ["mean_iou"]
     assert {"domain-adaptation", "video-segmentation", "stcl"} <= set(data["tags"])
     assert "model-index" not in data and card.data.eval_results is None
-    assert card.text.strip().startswith("# Tiny: 100 % | #1")
+    assert card.text.strip().startswith(r"# Tiny: 100 % \| \#1")
 
 
 def test_what_was_not_measured_is_not_claimed(about):
@@ -126,3 +128,14 @@ def test_a_card_depends_on_nothing_else(about, tmp_path: Path, monkeypatch: pyte
     before, first = copy.deepcopy(about), render_card(about)
     monkeypatch.chdir(tmp_path)
     assert render_card(about) == first and about == before
+
+
+@pytest.mark.parametrize("name", ["a | b", "`a` [b](c) <d>", "**a** _b_ # c", "a\n---\n# b", "a: b # 'c' \"d\""])
+def test_names_are_no_markup(about, name):
+    about |= {"title": name, "name": name, "results": {"miou": 1.0, "iou": {}, "split": name, "frames": 1, "date": "x"}}
+    about["training"] |= {"start": name, "source": {"name": name, "split": name}}
+    card = ModelCard(render_card(about))
+    assert card.data.to_dict()["datasets"][0] == name and card.data.eval_results[0].dataset_split == name
+    shown = re.sub("<[^>]*>", "", MarkdownIt("commonmark").enable("table").render(card.text))
+    assert " ".join(unescape(shown).split()).count(" ".join(name.split())) == 6
+    assert len(rows(card.text)) == len(about["classes"])

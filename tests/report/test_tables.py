@@ -96,15 +96,6 @@ def test_equal_titles_become_distinct(make_run: Callable[..., Path]) -> None:
     assert compare(runs).labels == tuple(f"Source only (plain), source_only, seed_{seed}" for seed in (0, 1))
 
 
-def test_titles_are_escaped(make_run: Callable[..., Path]) -> None:
-    comparison = compare([make_run(frames=1, title="<b>|[red]")])
-    assert "&lt;b&gt;|[red]" in html_table(comparison)
-    assert "<b>\\|[red]" in markdown_table(comparison)
-    console = Console(record=True, width=100, file=io.StringIO())
-    console.print(rich_table(comparison))
-    assert "[red]" in console.export_text()
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -59,7 +59,7 @@ def test_panes_must_match(four_runs: list[Path], tmp_path: Path, make_run: Calla
     with pytest.raises(DataError, match="another aspect ratio"):
         write_panes(tmp_path / "film.mp4", {"Other": other}, CLASSES)
     (other / "street_001.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match="Cannot read the picture"):
+    with pytest.raises(DataError, match="is neither a PNG nor a JPEG picture"):
         write_panes(tmp_path / "film.mp4", {"Other": other}, CLASSES)
     assert not (tmp_path / "film.mp4").exists()
 

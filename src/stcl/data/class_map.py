@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from stcl.data.io import Label, read_colors, read_label
 from stcl.errors import DataError, SettingError, shortened, unknown_name
 from stcl.labels import VOID, LabelSpace
+from stcl.plain_data import compose_yaml, read_text
 
 IGNORE_WORD = "ignore"
 
@@ -116,12 +117,12 @@ def read_class_map(path: Path) -> ClassMap:
 def _entries(path: Path) -> Iterator[tuple[str, str, int]]:
     """Key, value and line of each entry, as text: YAML would lose one of two equal keys."""
     try:
-        node = yaml.compose(path.read_text("utf-8"), yaml.SafeLoader)
+        node = compose_yaml(read_text(path))
     except OSError as error:
         raise SettingError(f"Class map {path} cannot be read: {error.strerror}. Expected: {_EXAMPLE}.") from None
-    except (UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
+    except ValueError as error:
         tab = " YAML takes no tabs there: use spaces." if r"'\t'" in str(error) else ""
-        raise SettingError(f"{path} is not valid YAML: {' '.join(str(error).split())}.{tab}") from None
+        raise SettingError(f"{path} is not valid YAML: {error}.{tab}") from None
     if node is None:
         return
     if not isinstance(node, yaml.MappingNode):

@@ -3,8 +3,6 @@
 A damaged file is an error that names it: some decoders return a half-read picture with grey rows instead.
 """
 
-import struct
-import zlib
 from io import BytesIO
 from pathlib import Path
 
@@ -14,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stcl.errors import DataError
-from stcl.files import PNG, decode_image, encode_image, read_picture, write_atomic
+from stcl.files import open_file, write_atomic
+from stcl.pictures import PNG, UNDECODABLE, decode_image, encode_image, read_picture
 
 Label = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -31,16 +30,17 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
 def unusual_format(path: Path) -> str:
     """How an image file differs from 8-bit RGB, which :func:`read_image` makes of it: ``16-bit grey``; mostly empty."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         head = file.read(_PNG_COLOR_TYPE + 1)
-    if head.startswith(PNG):
-        depth, kind = head[_PNG_COLOR_TYPE - 1], _PNG_KINDS.get(head[_PNG_COLOR_TYPE], "RGB")
-        return kind if depth <= 8 and kind != "RGB" else f"{depth}-bit {kind}" if depth > 8 else ""
-    try:
-        with Image.open(path) as image:
-            return {"RGB": "", "L": "grey"}.get(image.mode, image.mode)
-    except OSError:  # a format that OpenCV alone reads
-        return ""
+        if not head.startswith(PNG):
+            file.seek(0)
+            try:
+                mode = Image.open(file, formats=("JPEG",)).mode
+            except UNDECODABLE:  # OpenCV is less strict
+                return ""
+            return {"RGB": "", "L": "grey"}.get(mode, mode)
+    depth, kind = head[_PNG_COLOR_TYPE - 1], _PNG_KINDS.get(head[_PNG_COLOR_TYPE], "RGB")
+    return kind if depth <= 8 and kind != "RGB" else f"{depth}-bit {kind}" if depth > 8 else ""
 
 
 def read_label(path: Path, channel: int | None = None) -> Label:
@@ -117,6 +117,6 @@ def resize_label(label: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.
 def _read_indices(path: Path, content: bytes) -> NDArray[np.uint8]:
     """The indices ``(H, W)`` of a palette PNG, which OpenCV would turn into colours."""
     try:
-        return np.array(Image.open(BytesIO(content)))
-    except (OSError, SyntaxError, ValueError, LookupError, EOFError, struct.error, zlib.error) as error:  # of Pillow
+        return np.array(Image.open(BytesIO(content), formats=("PNG",)))
+    except UNDECODABLE as error:
         raise DataError(f"Label file {path} is no palette PNG that can be decoded ({error}). Write it again.") from None

@@ -11,13 +11,12 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from stcl.data.clips import ClipDataset
 from stcl.disks import explain_full_memory
 from stcl.errors import DataError, SettingError
+from stcl.terminal import counted
 from stcl.types import VideoClip, stack_clips
 
 
@@ -114,9 +113,7 @@ def class_pixels(dataset: ClipDataset, quiet: bool = True) -> NDArray[np.int64]:
 
     with ThreadPoolExecutor() as pool:
         rows = pool.map(count, range(len(dataset)))
-        console = Console(stderr=True)
-        shown = track(rows, "classes of the source", len(dataset), console=console, disable=quiet, transient=True)
-        return np.stack([*shown])
+        return np.stack([*counted(rows, "classes of the source", len(dataset), quiet)])
 
 
 def process_share(batch_size: int, world: int) -> int:

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from stcl.errors import DataError
-from stcl.files import write_atomic
+from stcl.files import open_file, write_atomic
 from stcl.folders import new_folder, remove_listed
+from stcl.plain_data import read_json
 
 VERSION = "1"
 """Of the format; another version is never read."""
@@ -71,7 +72,7 @@ class Segment:
         self.folder = folder
         path = folder / _INDEX
         try:
-            content = json.loads(path.read_bytes())
+            content = read_json(path)
             if content["checksum"] != _checksum(content["kinds"]):
                 raise ValueError("wrong checksum")
         except OSError as error:
@@ -106,7 +107,8 @@ class Segment:
         count = prod(part["shape"])
         offset = part["offset"] + position * count * np.dtype(part["dtype"]).itemsize
         try:
-            array = np.fromfile(path, part["dtype"], count, offset=offset)
+            with open_file(path) as file:
+                array = np.fromfile(file, part["dtype"], count, offset=offset)
         except OSError as error:
             raise DataError(f"Cannot read prepared file {path}: {error.strerror or error}. {REPAIR}") from None
         if array.size != count or zlib.crc32(array.data) != part["checksums"][position]:

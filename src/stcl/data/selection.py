@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from stcl.data.base import VideoDataset
 from stcl.errors import DataError, SettingError, shortened
 from stcl.paths import from_home
+from stcl.plain_data import read_text
 from stcl.types import FrameRef
 
 
@@ -53,7 +54,7 @@ def read_list(path: Path, dataset: VideoDataset, index: list[FrameRef]) -> set[s
         SettingError: the file cannot be read, lists a frame twice, one that is not there or several by one line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not a text file"
         raise SettingError(f"The list of frames {path} cannot be read: {reason}. Check the path.") from None

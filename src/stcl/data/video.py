@@ -9,29 +9,27 @@ from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
-from numpy.typing import NDArray
 
+from stcl.data.containers import (
+    GAP_FRAMES,
+    early_end,
+    frames_a_second,
+    open_container,
+    reason,
+    upright,
+    video_stream,
+)
 from stcl.data.frames import FrameFolder, FrameSource, VideoFrame
 from stcl.errors import DataError, SettingError
-from stcl.files import LARGEST_PX
 from stcl.names import file_name
-from stcl.paths import from_home, real_path
-
-GAP_FRAMES = 2.5
-"""A step between two frames of a file that is longer than so many frames is a gap."""
+from stcl.paths import real_path
+from stcl.pictures import LARGEST_PX
+from stcl.places import local_path, public_part, shown_place, with_plain_scheme
 
 LIVE_GAP_S = 1.0
-"""The same for a live source, where a slow network leaves frames out."""
-
-FALLBACK_FPS = Fraction(25)
-"""For sources that do not say."""
-
-_SLACK_S = 0.5
-"""By how much a file may be shorter than it says: durations are rounded in many ways."""
+"""As :data:`GAP_FRAMES` for a live source, where a slow network leaves frames out."""
 
 _CAMERA = r"(?:camera:|/dev/video)(\d+)"
-_URL = r"([a-z]+://)(?:[^/]*@)?"
 
 
 def name_of(place: str | Path) -> str:
@@ -39,15 +37,11 @@ def name_of(place: str | Path) -> str:
     text = str(place)
     if camera := re.fullmatch(_CAMERA, text):
         return file_name(f"camera_{camera[1]}")
-    if re.match(_URL, text):
-        return file_name(re.sub(r"[^\w.-]+", "_", re.sub(_URL, "", text)).strip("_.") or "stream")
-    path = real_path(place)
+    path = local_path(text)
+    if path is None:
+        return file_name(re.sub(r"[^\w.-]+", "_", public_part(text)).strip("_.") or "stream")
+    path = real_path(path)
     return file_name(path.name if path.is_dir() else path.stem)
-
-
-def without_password(place: str) -> str:
-    """A place as messages and records show it."""
-    return re.sub(f"^{_URL}", r"\1", place)
 
 
 def open_source(place: str | Path, fps: Fraction = Fraction(10), timeout_s: float = 10.0) -> FrameSource:
@@ -63,13 +57,13 @@ def open_source(place: str | Path, fps: Fraction = Fraction(10), timeout_s: floa
     text, name = str(place), name_of(place)
     if camera := re.fullmatch(_CAMERA, text):
         return VideoSource(f"/dev/video{camera[1]}", name, live=True, container="v4l2")
-    if re.match(_URL, text):
-        return VideoSource(text, name, live=True, timeout_s=timeout_s)
-    path = from_home(place)
+    path = local_path(text)
+    if path is None:
+        return VideoSource(with_plain_scheme(text), name, live=True, timeout_s=timeout_s)
     if path.is_dir():
         return FrameFolder(path, fps)
     if not path.exists():
-        raise DataError(f"There is no video or folder '{path}'. Check the path.")
+        raise DataError(f"There is no video or folder '{shown_place(text)}'. Check the path.")
     return VideoSource(str(path), name)
 
 
@@ -98,7 +92,7 @@ class VideoSource:
         self, place: str, name: str, live: bool = False, container: str | None = None, timeout_s: float | None = None
     ) -> None:
         self.place = place
-        self._shown = without_password(place)
+        self._shown = shown_place(place)
         self.name = name
         self.live = live
         self._problem = ""
@@ -113,7 +107,7 @@ class VideoSource:
         if first is None:
             opened.close()
             why = f" ({self._problem})" if self._problem else ""
-            raise DataError(f"{self._shown} holds no frame that can be decoded{why}.")
+            raise DataError(f"{self._shown} holds no frame of at most {LARGEST_PX} pixels that can be decoded{why}.")
         assert first.picture.time_base is not None
         self.time_base_s = first.picture.time_base
         self.size = upright(first.picture).shape[:2]
@@ -210,88 +204,3 @@ class VideoSource:
     def _with(first: _Timed, rest: Iterator[_Timed]) -> Iterator[_Timed]:
         yield first
         yield from rest
-
-
-_COVER = av.stream.Disposition.attached_pic
-
-
-def open_container(
-    place: str, live: bool = False, container: str | None = None, timeout_s: float | None = None
-) -> av.container.InputContainer:
-    """What FFmpeg opens at ``place``, with a video track; see :class:`VideoSource` for the arguments."""
-    shown = without_password(place)
-    options = {"rtsp_transport": "tcp"} if place.startswith("rtsp") else {}
-    try:
-        opened = av.open(
-            place,
-            format=container,
-            options=options,
-            timeout=timeout_s,
-            metadata_errors="replace",  # titles of any age and alphabet
-        )
-    except av.error.ExitError:
-        raise DataError(f"{shown} did not answer within {timeout_s:g} seconds. Is it on?") from None
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        what = "cannot be opened" if live else "is no video that can be read"
-        advice = "" if live else " Is it complete? Copy it again, or leave it out."
-        raise DataError(f"{shown} {what}: {reason(error)}.{advice}") from None
-    videos = [stream for stream in opened.streams.video if not stream.disposition & _COVER]
-    if not videos:
-        kinds = ", ".join(sorted({str(stream.type) for stream in opened.streams})) or "nothing"
-        opened.close()
-        raise DataError(f"{shown} has no video track, only {kinds}. Leave it out.")
-    if videos[0].codec_context is None:
-        opened.close()
-        raise DataError(f"{shown} has a video track, but in a coding that cannot be decoded. Convert it to H.264.")
-    videos[0].thread_type = "AUTO"
-    videos[0].codec_context.options = {"max_pixels": str(LARGEST_PX)}
-    return opened
-
-
-def video_stream(container: av.container.InputContainer) -> av.VideoStream:
-    """The first video track that is no picture of a cover."""
-    return next(stream for stream in container.streams.video if not stream.disposition & _COVER)
-
-
-def frames_a_second(stream: av.VideoStream) -> Fraction:
-    """The mean rate that a stream says it has."""
-    return next((rate for rate in (stream.average_rate, stream.guessed_rate) if rate), FALLBACK_FPS)
-
-
-def early_end(container: av.container.InputContainer, stream: av.VideoStream, read: int, shown_s: float) -> str:
-    """How a file ended before its promised end, after so many packets and seconds; empty where it did not."""
-    promised = stream.frames
-    if "mp4" in container.format.name:  # frames that were trimmed away by an edit list still count among the frames
-        promised = len(getattr(stream, "index_entries", range(promised)))
-    elif container.format.name == "avi":  # dropped frames count as well: its duration says as much
-        promised = 0
-    if promised > read:
-        return f"it says that it has {promised} frames, but ends after {read}"
-    if (promised_s := _promised_seconds(container, stream)) > shown_s + _SLACK_S:
-        return f"it says that it is {promised_s:.1f} seconds long, but ends after {shown_s:.1f}"
-    return ""
-
-
-def upright(picture: av.VideoFrame) -> NDArray[np.uint8]:
-    """The picture as ``(H, W, 3)`` uint8 RGB, turned as its file says (phones film sideways); alpha is left out."""
-    pixels = picture.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(pixels, round(picture.rotation / 90)))  # both count counter-clockwise
-
-
-def _promised_seconds(container: av.container.InputContainer, stream: av.VideoStream) -> float:
-    """How long a Matroska, WebM or AVI file says that its video track is; 0 where it does not say."""
-    if container.format.name == "avi":
-        return float((stream.duration or 0) * (stream.time_base or 0))
-    if "matroska" not in container.format.name:
-        return 0.0
-    tag = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
-    if tag:
-        return 3600 * int(tag[1]) + 60 * int(tag[2]) + float(tag[3])
-    alone = len(container.streams) == 1  # another track may be longer
-    return container.duration / av.time_base if alone and container.duration else 0.0
-
-
-def reason(error: BaseException) -> str:
-    """FFmpeg's words without its codes and the path."""
-    text = getattr(error, "strerror", None) or str(error)
-    return text[:1].lower() + text[1:].rstrip(".")

@@ -13,7 +13,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from stcl.data.video import GAP_FRAMES, early_end, frames_a_second, open_container, reason, upright, video_stream
+from stcl.data.containers import GAP_FRAMES, early_end, frames_a_second, open_container, reason, upright, video_stream
 from stcl.errors import DataError
 
 KEPT_PICTURES = 8

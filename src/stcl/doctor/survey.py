@@ -9,8 +9,6 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.data import DataLoader, Dataset
 
 from stcl.data.base import VideoDataset
@@ -21,6 +19,7 @@ from stcl.disks import explain_full_memory
 from stcl.errors import DataError, StclError
 from stcl.labels import LabelSpace
 from stcl.ops.warp import inside, photometric_error
+from stcl.terminal import progress_bar
 from stcl.types import FlowKey, FlowProvider, FrameRef
 
 ALONE = 24
@@ -194,8 +193,7 @@ def _in_parallel(read: Callable[[int], Any], count: int, workers: int, quiet: bo
         num_workers=workers if count > ALONE else 0,
         worker_init_fn=start_worker,
     )
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=quiet, transient=True, console=Console(stderr=True)) as bar, explain_full_memory():
+    with progress_bar(quiet, transient=True) as bar, explain_full_memory():
         task, found = bar.add_task(title, total=count), []
         for facts in items:
             found.append(facts)

@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 
 from stcl.data.io import write_image
@@ -28,6 +26,7 @@ from stcl.models import VideoSegmenter
 from stcl.ops.colors import colourise
 from stcl.ops.metrics import iou_from_confusion, mean_iou
 from stcl.ops.quality import accuracy, coverage, domain_distance, precision, recall
+from stcl.terminal import progress_bar
 
 ANALYSIS, PAGE = "analysis.json", "analysis.html"
 VERB = "stcl analyse"
@@ -81,7 +80,7 @@ def _analyse(
     back = any(run.teacher.flow_consistency for run in opened)
     loaded: dict[str, Frames] = {}
     documents = []
-    with Progress(disable=quiet, console=Console(stderr=True)) as progress:
+    with progress_bar(quiet) as progress:
         for number, run in enumerate(opened):
             key = repr((run.settings.source, run.settings.target, run.settings.flow))
             if key not in loaded:

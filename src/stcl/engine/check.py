@@ -23,12 +23,12 @@ from stcl.engine.settings import (
     TrainingSettings,
 )
 from stcl.errors import SettingError, check_number, unknown_name
-from stcl.files import LARGEST_PX
 from stcl.flow import FLOWS
 from stcl.labels import SPACES
 from stcl.methods import METHODS, AdaptationMethod
 from stcl.models import BACKBONES, HEADS
 from stcl.models.views import GRID_PX
+from stcl.pictures import LARGEST_PX
 
 Where = Callable[[str], str]
 """Says where a key was written, e.g. in which file."""

@@ -2,12 +2,10 @@
 
 import io
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -16,8 +14,9 @@ from stcl.engine.settings import Settings
 from stcl.errors import CheckpointError, TrainingError
 from stcl.files import write_atomic
 from stcl.methods.patches import ResizableBuffers
-from stcl.models.tensor_files import UNREADABLE
+from stcl.models.saved import UNREADABLE, load_saved
 from stcl.ops.processes import gather
+from stcl.plain_data import load_yaml
 
 FREE_KEYS = frozenset({"prepared"}) | frozenset(
     f"training.{key}"
@@ -67,19 +66,17 @@ class CheckpointFile(CheckpointIO):
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint's contents, as data and never as code; a damaged file is refused, not read in part."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # compares every part with its checksum
-        if damaged is not None:
-            raise CheckpointError(f"{path} is damaged: its part '{damaged}' does not have the right checksum.")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        checkpoint = load_saved(path, checksums=True)
+    except (zipfile.BadZipFile, EOFError) as error:
         raise CheckpointError(f"{path} is no whole checkpoint ({error}).") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}).") from None
     except UNREADABLE as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise CheckpointError(f"{path} is no checkpoint of a run ({reason}).") from None
-    if not isinstance(checkpoint, dict) or ABOUT not in checkpoint:
+    about = checkpoint.get(ABOUT) if isinstance(checkpoint, dict) else None
+    known = isinstance(about, dict) and [type(about.get(key)) for key in ("config", "processes")] == [str, int]
+    if not known or not isinstance(checkpoint.get("global_step"), int):
         raise CheckpointError(f"{path} is no checkpoint of a run: it does not say of which.")
     return checkpoint
 
@@ -111,7 +108,7 @@ def find_checkpoint(folder: RunFolder, settings: Settings) -> Resume:
             notes.append(f"{error} Trying the one before.")
             continue
         about, step = checkpoint[ABOUT], int(checkpoint["global_step"])
-        changed = changed_keys(yaml.safe_load(about["config"]), settings.as_dict()) - FREE_KEYS
+        changed = changed_keys(load_yaml(about["config"]), settings.as_dict()) - FREE_KEYS
         if changed:
             raise CheckpointError(
                 f"{folder.config} was changed since {path} was written: {', '.join(sorted(changed))}. A run goes on "

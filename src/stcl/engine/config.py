@@ -11,7 +11,7 @@ from typing import Any
 from stcl.engine.check import check_settings
 from stcl.engine.settings import Settings
 from stcl.errors import SettingError
-from stcl.plain_data import load_yaml
+from stcl.plain_data import load_yaml, read_text
 from stcl.resources import config_path, preset_path
 
 CROP = "method.preparation.crop"
@@ -68,7 +68,7 @@ def read_layers(path: Path) -> list[tuple[Path, dict[str, Any]]]:
             return layers
         beside = path.parent / str(base)
         try:
-            below = beside if beside.is_file() else config_path(str(base))
+            below = beside if beside.exists() and not beside.is_dir() else config_path(str(base))
         except (SettingError, OSError) as error:  # OSError: a name too long for any file
             raise SettingError(f"{path}: base: there is no file {beside}. {error}") from None
         if below.resolve() in [file.resolve() for file, _ in layers]:
@@ -131,10 +131,12 @@ def set_key(data: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _read_file(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise SettingError(f"There is no configuration file {path}.")
     try:
-        data = load_yaml(path.read_text(encoding="utf-8"))
+        data = load_yaml(read_text(path))
+    except FileNotFoundError:
+        raise SettingError(f"There is no configuration file {path}.") from None
+    except OSError as error:
+        raise SettingError(f"{path} cannot be read: {error.strerror}. Name a YAML file.") from None
     except UnicodeDecodeError as error:
         raise SettingError(f"{path} is not a text file ({error.reason} at byte {error.start}).") from None
     except ValueError as error:

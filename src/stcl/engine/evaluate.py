@@ -13,8 +13,6 @@ import numpy as np
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from rich.console import Console
-from rich.progress import track
 
 from stcl.data import ClipDataset, make_eval_loader
 from stcl.data.io import write_image, write_label
@@ -33,6 +31,7 @@ from stcl.ops.losses import upsample
 from stcl.ops.metrics import ConfusionMatrix, iou_from_confusion, leave_out, mean_iou
 from stcl.ops.processes import gather, rank, sum_over_processes, world_size
 from stcl.protocols import protocol_of
+from stcl.terminal import counted
 from stcl.types import VideoClip
 
 RESULTS = "results.json"
@@ -150,7 +149,7 @@ def measure(
     ignored = protocol.ids(protocol.ignored)
     positions, problem = iter(share), ""
     try:
-        for clip in track(loader, "evaluating", console=Console(stderr=True), disable=quiet or rank() > 0):
+        for clip in counted(loader, "evaluating", len(loader), quiet or rank() > 0):
             prediction = predict(network, clip.to(device))
             matrix.update(prediction, leave_out(prediction, clip.label(0).to(device), ignored))
             for row, name in enumerate(clip.names):

@@ -10,8 +10,6 @@ from typing import Any
 
 import torch
 import yaml
-from rich.console import Console
-from rich.progress import track
 
 from stcl import __version__
 from stcl.engine.check import check_frame_size
@@ -39,6 +37,7 @@ from stcl.models import VideoSegmenter
 from stcl.models.export import GRAPH_FORMATS, Graph, list_graphs, require_onnx
 from stcl.models.parity import compare, random_pairs
 from stcl.protocols import RESOLUTION, SELECTION, protocol_of
+from stcl.terminal import counted
 from stcl.types import ClipSpec, FramePair
 
 REAL_PAIRS = 2
@@ -109,6 +108,7 @@ def export(
             about |= _write_graphs(network, settings, options, size or (0, 0), place, quiet)
         about["files"] = {file.name: _entry(file) for file in sorted(place.iterdir())}
         write_atomic(place / CARD, card(about).encode())
+        about["card"] = _entry(place / CARD)
         write_atomic(place / ABOUT, json.dumps(about, indent=1).encode())
     return about
 
@@ -196,8 +196,7 @@ def _write_graphs(
     """Write and open every graph, compare them with the network; returns ``graphs`` and ``parity``."""
     kind, graphs = GRAPH_FORMATS[options.format], list_graphs(network, size, options.dynamic)
     runs, described = {}, {}
-    console = Console(stderr=True)
-    for graph in track(graphs, f"exporting {options.format}", console=console, disable=quiet, transient=True):
+    for graph in counted(graphs, f"exporting {options.format}", len(graphs), quiet):
         content = kind.write(graph, options.dynamic)
         write_atomic(place / f"{graph.name}{kind.suffix}", content)
         runs[graph.name] = kind.open(content)

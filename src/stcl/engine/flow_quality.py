@@ -14,8 +14,6 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 
 from stcl.data import ClipDataset
@@ -27,6 +25,7 @@ from stcl.files import write_atomic
 from stcl.folders import OwnFiles
 from stcl.ops.colors import flow_colours
 from stcl.ops.warp import UNKNOWN_PX, consistent, inside, photometric_error, warp
+from stcl.terminal import progress_bar
 from stcl.types import ClipSpec, FlowProvider
 
 SCHEMA = 1
@@ -119,7 +118,7 @@ def _measure(settings: Settings, own: OwnFiles, pairs: int, names: list[str], qu
     shown = {role: _shown(len(clips)) for role, (clips, _) in opened.items()}
     files = [PAGE, *(_picture(role, item, name) for role in shown for item in shown[role] for name in _parts(names))]
     own.begin(files)
-    with Progress(disable=quiet, console=Console(stderr=True)) as progress:
+    with progress_bar(quiet) as progress:
         task = progress.add_task("flow", total=sum(len(clips) * len(names) for clips, _ in opened.values()))
         described = []
         for role, (clips, flows) in opened.items():

@@ -52,7 +52,7 @@ class RunFolder:
 
     def settings(self) -> Settings:
         """The settings of the run."""
-        if not self.config.is_file():
+        if not self.config.exists():
             raise SettingError(
                 f"{self.path} is no run folder: it holds no {self.config.name}. Name a folder that 'stcl train' wrote."
             )
@@ -82,7 +82,7 @@ class RunFolder:
         )
 
     def _refuse_empty(self) -> None:
-        if not self.config.stat().st_size:
+        if self.config.is_file() and not self.config.stat().st_size:
             raise SettingError(
                 f"{self.config} is empty, so nobody knows what was trained there (was the disk full?). Remove that "
                 "folder, or choose another."
@@ -168,10 +168,12 @@ class RunFolder:
             ) from None
 
     def _read_json(self, path: Path) -> dict[str, Any]:
-        if not path.is_file():
+        if not path.exists():
             return {}
         try:
             content = read_json(path)
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror}. Delete it.") from None
         except ValueError as error:
             raise CheckpointError(f"{path} is damaged ({error}). Delete it.") from None
         if not isinstance(content, dict):

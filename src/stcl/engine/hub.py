@@ -20,7 +20,9 @@ from stcl.engine.model_folder import (
     CARD,
     UNSPECIFIED,
     check_files,
+    listed_files,
     new_model_folder,
+    own_file,
     read_about,
     refuse_taken,
     refuse_unknown,
@@ -135,8 +137,8 @@ def _copy(folder: Path, out: Path, force: bool) -> None:
     check_files(folder, about)
     with new_model_folder(out, force) as place:
         for name in _files(about):
-            if (folder / name).is_file():  # the card may be missing
-                shutil.copyfile(folder / name, place / name)
+            if name in listed_files(about) or (folder / name).exists():  # the card may be missing
+                shutil.copyfile(own_file(folder, name), place / name)
         check_files(place, about)
 
 

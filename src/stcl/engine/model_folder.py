@@ -4,6 +4,7 @@ Nothing in it names a place on the machine that it was made on.
 """
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -11,6 +12,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from stcl.errors import CheckpointError, SettingError, StclError, lookup
+from stcl.files import open_file
 from stcl.folders import hold_lock, new_folder
 from stcl.labels import LabelSpace, get_space
 from stcl.models import VideoSegmenter, build_segmenter, load_weights
@@ -43,11 +45,15 @@ def is_model_folder(path: Path) -> bool:
 
 def read_about(path: Path) -> dict[str, Any]:
     """What ``model.json`` of a model folder says, checked as far as this package relies on it."""
-    file = path / ABOUT
-    if not file.is_file():
-        raise SettingError(f"{path} is no model folder: it holds no {ABOUT}. Name a folder that 'stcl export' wrote.")
+    file = own_file(path, ABOUT)
     try:
         about = read_json(file)
+    except FileNotFoundError:
+        raise SettingError(
+            f"{path} is no model folder: it holds no {ABOUT}. Name a folder that 'stcl export' wrote."
+        ) from None
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror}. Export the model again.") from None
     except ValueError as error:
         raise CheckpointError(f"{file} is damaged ({error}). Export the model again.") from None
     if not isinstance(about, dict) or about.get("schema") != SCHEMA:
@@ -60,7 +66,8 @@ def read_about(path: Path) -> dict[str, Any]:
             )
     known = lookup(FORMAT_FILES, about["format"], f"format in {file}:")
     foreign = sorted(set(about["files"]) - set(known))
-    entries = [value for value in about["files"].values() if not isinstance(value, dict) or "sha256" not in value]
+    listed = listed_files(about).values()
+    entries = [value for value in listed if not isinstance(value, dict) or "sha256" not in value]
     if foreign or entries or known[0] not in about["files"]:
         raise CheckpointError(
             f"{file} lists files {sorted(about['files'])} with their sha256; a model of format '{about['format']}' has "
@@ -74,17 +81,44 @@ def check_files(path: Path, about: dict[str, Any]) -> None:
 
     What is hidden is left alone: git and the hub's downloader keep their notes there.
     """
-    files = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
-    refuse_unknown(path, about, [file.as_posix() for file in files if not file.parts[0].startswith(".")])
-    for name, entry in about["files"].items():
-        if not (path / name).is_file():
-            raise CheckpointError(f"{path} holds no {name}, which {ABOUT} lists. Get the model again.")
-        if digest(path / name) != entry["sha256"]:
-            size = (path / name).stat().st_size
+    entries = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
+    refuse_unknown(path, about, [f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries])
+    for entry in entries:
+        own_file(path, entry.name)
+    for name, entry in listed_files(about).items():
+        try:
+            found = digest(path / name)
+        except FileNotFoundError:
+            raise CheckpointError(f"{path} holds no {name}, which {ABOUT} lists. Get the model again.") from None
+        except OSError as error:
+            raise CheckpointError(f"{path / name} cannot be read: {error.strerror}. Get the model again.") from None
+        if found != entry["sha256"]:
+            own = f" If it was you who changed it, write {found} there." if name == CARD else ""
             raise CheckpointError(
-                f"{path / name} is damaged: its sha256 is not the one in {ABOUT} ({size} bytes, listed: "
-                f"{entry.get('bytes')}). Get the model again."
+                f"{path / name} is damaged: its sha256 is not the one in {ABOUT} ({(path / name).stat().st_size} "
+                f"bytes, listed: {entry.get('bytes')}). Get the model again.{own}"
             )
+
+
+def listed_files(about: dict[str, Any]) -> dict[str, Any]:
+    """Name -> size and digest of everything beside ``model.json``; older ones do not list the card."""
+    return {**about["files"], CARD: about["card"]} if "card" in about else about["files"]
+
+
+def own_file(folder: Path, name: str) -> Path:
+    """A file of a model folder; a link is refused, as whatever it leads to would be handed on.
+
+    The links that the hub's cache is made of are no others: they lead into the folder ``blobs`` of the same model.
+    """
+    file = folder / name
+    if file.is_symlink():
+        real, cache = Path(os.path.realpath(file)), Path(os.path.realpath(folder)).parent
+        if not (cache.name == "snapshots" and real.parent == cache.parent / "blobs"):
+            raise CheckpointError(
+                f"{file} is a link to {file.readlink()}. A model is handed on as its files, and no link in it is "
+                "followed: put the file itself there."
+            )
+    return file
 
 
 def refuse_unknown(place: object, about: dict[str, Any], names: Iterable[str]) -> None:
@@ -165,7 +199,7 @@ def _space(path: Path, about: dict[str, Any]) -> LabelSpace:
 
 def digest(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

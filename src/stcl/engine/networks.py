@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import yaml
 
 from stcl.engine.check import check_settings
 from stcl.engine.folder import RunFolder
@@ -23,6 +22,7 @@ from stcl.models.tensor_files import OURS, read_tensor_file
 from stcl.models.transfer import transfer_weights
 from stcl.models.weights import compare_states, shown_names
 from stcl.paths import from_home
+from stcl.plain_data import load_yaml
 from stcl.protocols import SELECTION
 from stcl.resources import list_weights, weights_path
 from stcl.types import ClipSpec
@@ -110,7 +110,7 @@ def _builtin_names() -> str:
 
 def load_trained(settings: Settings, weights: Path) -> VideoSegmenter:
     """The trained network of a run, in evaluation mode."""
-    if not weights.is_file():
+    if not weights.exists():
         raise CheckpointError(
             f"{weights.parent} holds no {weights.name}: its training was interrupted or is still running. Wait for it, "
             f"or go on with: stcl train --resume {weights.parent}."
@@ -201,11 +201,11 @@ def open_checkpoint(path: str | Path, space: str | LabelSpace | None = None) -> 
 def _recorded_settings(config: object, file: Path) -> Settings:
     """The configuration that a file says that it was trained with."""
     try:
-        data = yaml.safe_load(config) if isinstance(config, str) else None
+        data = load_yaml(config) if isinstance(config, str) else None
         if not isinstance(data, dict):
             raise SettingError("it is no table of settings")
         return check_settings(data, "config")
-    except (yaml.YAMLError, SettingError) as error:
+    except ValueError as error:  # a SettingError is one, too
         raise CheckpointError(
             f"'{file}' has a configuration in its metadata that is not one of this version of 'stcl train' "
             f"({' '.join(str(error).split())}). Was it written by another program, or by another version? Save the "

@@ -11,8 +11,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import TaskID, TextColumn
 
 from stcl.data.frames import FrameSource
 from stcl.data.video import name_of, open_source
@@ -22,6 +21,8 @@ from stcl.engine.recording import Outputs, Recording
 from stcl.errors import BusyError, DataError, SettingError, StclError
 from stcl.models import VideoSegmenter
 from stcl.names import same_file
+from stcl.places import shown_place
+from stcl.terminal import progress_bar
 
 
 @dataclass(frozen=True)
@@ -146,15 +147,9 @@ def _segment(place: str, recording: Recording, model: OpenedModel, options: Pred
 @contextmanager
 def _progress(source: FrameSource, first: int, job: Job) -> Iterator[Any]:
     """A bar with frames and frames a second; yields what counts one frame."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.1f} frames/s"),
-        TimeRemainingColumn(),
-    )
+    rate = TextColumn("{task.fields[rate]:.1f} frames/s")
     total = min((number for number in (source.count, job.limit) if number is not None), default=None)
-    with Progress(*columns, disable=job.quiet, console=Console(stderr=True)) as progress:
+    with progress_bar(job.quiet, rate) as progress:
         task: TaskID = progress.add_task(source.name, total=total, completed=first, rate=0.0)
         started, done = time.monotonic(), 0
 
@@ -186,8 +181,8 @@ def check_names(inputs: Sequence[str]) -> None:
         name = name_of(place)
         if same_file(name) in taken:
             raise SettingError(
-                f"'{taken[same_file(name)]}' and '{place}' would both go into the folder '{name}'. Give them in two "
-                "calls with another --out each."
+                f"'{shown_place(taken[same_file(name)])}' and '{shown_place(place)}' would both go into the folder "
+                f"'{shown_place(name)}'. Give them in two calls with another --out each."
             )
         taken[same_file(name)] = place
 

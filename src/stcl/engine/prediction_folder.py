@@ -18,6 +18,9 @@ from stcl.plain_data import read_json
 
 RECORD = "prediction.json"
 PARTS = ".parts"
+LARGEST_BYTES = 2**30
+"""Of the record, which names every file, and of a part's rows, whose number is the user's choice."""
+
 JOURNAL = "written"
 LOCK = ".lock"
 VERB = "stcl predict"
@@ -58,7 +61,7 @@ class PredictionFolder:
                 )
             return None
         try:
-            record = read_json(path)
+            record = read_json(path, LARGEST_BYTES)
             if not isinstance(record, dict) or "state" not in record or not isinstance(record.get("request"), dict):
                 raise ValueError("it does not say what was asked for")
         except ValueError as error:
@@ -80,7 +83,7 @@ class PredictionFolder:
     def read_parts(self) -> list[dict[str, Any]]:
         """The finished parts, in order."""
         try:
-            parts = [read_json(path) for path in sorted(self.parts.glob("*.json"))]
+            parts = [read_json(path, LARGEST_BYTES) for path in sorted(self.parts.glob("*.json"))]
             if not all(isinstance(part, dict) and isinstance(part.get("rows"), list) for part in parts):
                 raise ValueError("one lists no frames")
             return parts

@@ -15,8 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 
 from stcl.data import ClipDataset
@@ -41,6 +39,7 @@ from stcl.files import write_atomic
 from stcl.folders import hold_lock
 from stcl.names import file_name
 from stcl.paths import from_home
+from stcl.terminal import counted, plain_console
 
 SEGMENT_FRAMES = 32
 """Frames of a segment: what a kill costs at most for each worker."""
@@ -203,7 +202,7 @@ class _Preparation:
             )
         if wanted and not self.quiet:
             text = f"preparing the {self.domain} takes {shown_bytes(wanted)} of {shown_bytes(free)} that are free."
-            Console(stderr=True).print(f"stcl: {text}", highlight=False, soft_wrap=True)
+            plain_console(stderr=True).print(f"stcl: {text}", soft_wrap=True)
 
     def _make(self, records: list[Record]) -> int:
         """Write one segment; returns of how many records, 0 where another process makes it."""
@@ -252,9 +251,8 @@ class _Preparation:
             collate_fn=_as_it_is,
             worker_init_fn=start_worker,
         )
-        hidden, console = self.quiet or not items, Console(stderr=True)
         with explain_full_memory():
-            for result in track(loader, text, len(items), disable=hidden, transient=True, console=console):
+            for result in counted(loader, text, len(items), self.quiet or not items):
                 if isinstance(result, StclError):
                     raise result
                 yield result

@@ -14,6 +14,7 @@ import torch
 
 from stcl import __version__
 from stcl.data import ClipDataset
+from stcl.places import shown_word
 
 PACKAGES = ("torch", "lightning", "numpy", "opencv-python-headless", "kornia", "safetensors")
 """Whose versions can change a result."""
@@ -22,7 +23,7 @@ PACKAGES = ("torch", "lightning", "numpy", "opencv-python-headless", "kornia", "
 def describe_run(clips: dict[str, ClipDataset]) -> dict[str, Any]:
     """Everything that ``run.json`` holds."""
     return {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [Path(sys.argv[0]).name, *map(shown_word, sys.argv[1:])],
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "code": describe_code(),
         "environment": {**describe_environment("cuda" if torch.cuda.is_available() else "cpu"), **_packages()},

@@ -4,7 +4,6 @@ It goes on after a kill. Everything is finished in parts of some hundred frames.
 lies in ``.parts``, which is written last; what a killed process leaves beyond that is made anew.
 """
 
-import csv
 import io
 import json
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from stcl.films import VideoWriter, join_films
 from stcl.folders import hold_lock, remove_abandoned
 from stcl.labels import LabelSpace, raw_ids_of
 from stcl.ops.colors import overlay
+from stcl.plain_data import csv_text
 
 OUTPUTS = {
     "overlay": "overlay.mp4, the video with the classes' colours laid over it",
@@ -246,9 +246,8 @@ class Recording:
             arrow.parquet.write_table(arrow.table(columns), content)
             write_atomic(self.folder / "shares.parquet", content.getvalue())
             return
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([[*columns], *zip(*columns.values(), strict=True)])
-        write_atomic(self.folder / "shares.csv", text.getvalue().encode())
+        table = csv_text([columns, *zip(*columns.values(), strict=True)])
+        write_atomic(self.folder / "shares.csv", table.encode())
 
     def _write_record(self, state: str, **more: Any) -> None:
         height, width = self.source.size

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
-from rich.console import Console
 from torch import Tensor
 
 from stcl.engine.folder import RunFolder
@@ -21,6 +20,7 @@ from stcl.engine.signals import StopRequest
 from stcl.errors import TrainingError, TrainingStopped
 from stcl.methods import AdaptationMethod
 from stcl.models import save_weights
+from stcl.terminal import plain_console
 
 LAG_STEPS = 2
 """How many steps later the host reads what a GPU step said of itself."""
@@ -202,7 +202,7 @@ class StepBoundary(Callback):
                 "learning_rate, set training.gradient_clip, or take bf16-mixed or 32-true for training.precision."
             )
         if trainer.is_global_zero:
-            Console(stderr=True).print(f"stcl: left out: {what}.", highlight=False)
+            plain_console(stderr=True).print(f"stcl: left out: {what}.")
 
     def _stopped(self, trainer: Trainer) -> TrainingStopped:
         name = "another process's signal" if self.stop.received is None else self.stop.received.name

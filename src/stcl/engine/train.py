@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from rich.console import Console
 
 from stcl.disks import FULL
 from stcl.engine.checkpoint import FREE_KEYS, CompleteState, Resume, changed_keys, find_checkpoint
@@ -31,6 +30,7 @@ from stcl.methods import AdaptationMethod
 from stcl.methods.base import Statistics
 from stcl.models import VideoSegmenter, recalibrate
 from stcl.models.sync_norm import synchronise_norms
+from stcl.terminal import plain_console
 from stcl.types import FramePair
 
 
@@ -142,7 +142,7 @@ def _write_record(
     clips = {"source": data.source} if data.target is None else {"source": data.source, "target": data.target}
     record = describe_run(clips) | {"prepared": data.prepared}
     for domain, note in data.prepared.items():
-        Console(stderr=True).print(f"stcl: {domain}: {note}", highlight=False, soft_wrap=True)
+        plain_console(stderr=True).print(f"stcl: {domain}: {note}", soft_wrap=True)
     if start is None:
         folder.claim(settings, record)
         return
@@ -157,7 +157,7 @@ def _write_record(
     before = [known, *known.get("resumed", [])][-1].get("environment", {})
     notes += describe_change(before, record["environment"])
     for note in notes:
-        Console(stderr=True).print(f"stcl: {note}", highlight=False)
+        plain_console(stderr=True).print(f"stcl: {note}")
     part = {key: record[key] for key in ("command", "started", "code", "environment", "prepared")}
     known.setdefault("resumed", []).append({"step": start.step, **part})
     write_atomic(folder.record, json.dumps(known, indent=1).encode())

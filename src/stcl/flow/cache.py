@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stcl.errors import DataError
-from stcl.files import write_atomic
+from stcl.files import open_file, write_atomic
 from stcl.flow.formats import UNREADABLE_ARRAY
 from stcl.names import file_name
 from stcl.paths import from_home
@@ -144,7 +144,7 @@ class CachedFlow:
     def _opened(self, path: Path, stamp: dict[str, str]) -> Iterator[zipfile.ZipFile]:
         """A file that agrees with ``stamp``; what goes wrong while it is read is said of the file."""
         try:
-            with zipfile.ZipFile(path) as archive:
+            with open_file(path) as file, zipfile.ZipFile(file) as archive:
                 found = {key: str(_read_array(archive, key, _LARGEST_STAMP_BYTES)) for key in stamp}
                 for key, wanted in stamp.items():
                     if found[key] != wanted:

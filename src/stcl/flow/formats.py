@@ -4,16 +4,19 @@ Every reader returns the flow ``(2, H, W)`` float32 in pixels of the file's own 
 known. Vectors that are unknown in a file (KITTI: third channel 0; Middlebury: above 1e9; any: not finite) hold zero.
 """
 
+import io
 import struct
 import tokenize
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stcl.errors import DataError
-from stcl.files import read_flow_png
+from stcl.files import read_file
+from stcl.pictures import LARGEST_PX, read_flow_png
 
 Known = tuple[NDArray[np.float32], NDArray[np.bool_]]
 
@@ -30,6 +33,7 @@ _FLO_MAGIC = 202021.25  # "PIEH" as a float: the file has this byte order
 _FLO_UNKNOWN = 1e9
 _FLO_HEAD = struct.Struct("<fii")
 _LONGEST_SIDE = 65536
+_LARGEST_BYTES = 17 * LARGEST_PX  # two numbers of 8 bytes a pixel, and the head
 
 
 def read_flow(path: Path) -> Known:
@@ -53,7 +57,7 @@ def read_flow(path: Path) -> Known:
 
 def read_flo(path: Path) -> Known:
     """Middlebury: the number 202021.25, width, height, then u and v of each pixel by rows, little-endian floats."""
-    content = path.read_bytes()
+    content = read_file(path, _LARGEST_BYTES)
     if len(content) < _FLO_HEAD.size or _FLO_HEAD.unpack_from(content)[0] != _FLO_MAGIC:
         raise DataError(
             f"Flow file {path} ({len(content)} bytes) does not begin as a Middlebury .flo file does. Is it one?"
@@ -72,15 +76,15 @@ def read_flo(path: Path) -> Known:
 
 def read_npy(path: Path) -> Known:
     """``(H, W, 2)``: integers of ten times the flow where the name ends in :data:`X10`, else floats in pixels."""
+    content = read_file(path, _LARGEST_BYTES)
     try:
-        stored = np.load(path, allow_pickle=False)
+        stored: NDArray[Any] = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
     except UNREADABLE_ARRAY as error:
         raise DataError(
-            f"Flow file {path} ({path.stat().st_size} bytes) is damaged or no array: {error}. Copy it again."
+            f"Flow file {path} ({len(content)} bytes) is damaged or no array: {error}. Copy it again."
         ) from error
-    if not isinstance(stored, np.ndarray) or stored.ndim != 3 or stored.shape[2] != 2 or 0 in stored.shape:
-        found = stored.shape if isinstance(stored, np.ndarray) else "several arrays"
-        raise DataError(f"Flow file {path}: expected an array (height, width, 2) of (u, v), found {found}.")
+    if stored.ndim != 3 or stored.shape[2] != 2 or 0 in stored.shape:
+        raise DataError(f"Flow file {path}: expected an array (height, width, 2) of (u, v), found {stored.shape}.")
     tenths = path.name.endswith(X10)
     if tenths and stored.dtype != np.int16:
         raise DataError(f"Flow file {path}: a name in {X10} promises int16, found {stored.dtype}. Rename it.")

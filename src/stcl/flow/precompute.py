@@ -5,13 +5,12 @@ from collections.abc import Sized
 from typing import Any, Protocol
 
 import cv2
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.data import DataLoader, Dataset
 
 from stcl.disks import explain_full_memory
 from stcl.errors import SettingError, StclError
 from stcl.flow.cache import CachedFlow
+from stcl.terminal import progress_bar
 
 
 class Clips(Sized, Protocol):
@@ -41,8 +40,7 @@ def precompute(clips: Clips, workers: int = 0, progress: bool = True) -> int:
     loader: DataLoader[Any] = DataLoader(
         _Touch(clips), batch_size=None, num_workers=workers, worker_init_fn=_single_threaded
     )
-    columns = (TextColumn("flow -> {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not progress, console=Console(stderr=True)) as bar, explain_full_memory():
+    with progress_bar(not progress, title="flow -> {task.description}") as bar, explain_full_memory():
         task = bar.add_task(str(clips.flow.folder), total=len(clips))
         for outcome in loader:
             if isinstance(outcome, StclError):

@@ -163,7 +163,7 @@ def _family(backbone_name: str) -> Family:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
+    if not path.exists():
         raise CheckpointError(f"There is no weights file '{path}' (network.weights). Check the path.")
     return read_tensor_file(path).tensors
 

@@ -1,22 +1,20 @@
 """Tensors by name from files of any origin: safetensors, torch.save of any age, wrapped or not; read as data.
 
-Nothing in a file is ever run: ``torch.load(weights_only=True)`` refuses everything but tensors and plain data.
+Nothing in a file is ever run, and what a file holds is never larger than the file.
 """
 
-import pickle
 import re
-import struct
-import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from stcl.errors import CheckpointError
-from stcl.models.weights import read_weights
+from stcl.files import open_file
+from stcl.models.saved import UNREADABLE, load_saved
+from stcl.models.weights import check_tensors, read_weights
 
 WRAPPERS = (
     "state_dict",
@@ -38,12 +36,6 @@ OURS = "stcl"
 """Where a checkpoint of 'stcl train' keeps what it says about itself; its network is the weight average."""
 
 AVERAGE = "average.copy."
-
-UNREADABLE = (
-    *(EOFError, pickle.UnpicklingError, struct.error, AssertionError, RuntimeError),
-    *(LookupError, ValueError, TypeError, AttributeError),
-)
-"""What torch.load raises at files that are damaged or hold more than data."""
 
 
 class TensorFile(NamedTuple):
@@ -67,13 +59,18 @@ def read_tensor_file(path: Path) -> TensorFile:
         CheckpointError: says what is there instead of tensors: nothing, a web page, code, half a file.
     """
     path = _in_folder(path)
-    with path.open("rb") as file:
-        start = file.read(512)
+    try:
+        with open_file(path) as file:
+            start = file.read(512)
+    except FileNotFoundError:
+        raise CheckpointError(f"There is no weights file '{path}'. Check the path.") from None
+    except OSError as error:
+        raise CheckpointError(f"Weights file '{path}' cannot be read: {error.strerror}. Check the path.") from None
     if start[8:9] == b"{" or path.suffix == ".safetensors":
         return TensorFile(*read_weights(path))
     content = _load(path, start)
     about = content.get(OURS)
-    if isinstance(about, dict) and "config" in about:
+    if isinstance(about, dict) and isinstance(about.get("config"), str):
         return _average(content, about["config"], path)
     tensors, wrapper = _unwrap(content)
     if not tensors:
@@ -82,14 +79,13 @@ def read_tensor_file(path: Path) -> TensorFile:
             f"'{path}' holds no tensors by name (found: {found}). Tensors may stand alone or below one of the keys "
             f"{', '.join(WRAPPERS)}. Save the network's state_dict() by itself."
         )
+    check_tensors(tensors, path)
     return TensorFile(tensors, {}, wrapper)
 
 
 def _in_folder(path: Path) -> Path:
-    if path.is_file():
-        return path
     if not path.is_dir():
-        raise CheckpointError(f"There is no weights file '{path}'. Check the path.")
+        return path
     for name in FOLDER_FILES:
         if (path / name).is_file():
             return path / name
@@ -119,9 +115,9 @@ def _load(path: Path, start: bytes) -> Mapping[Any, Any]:
             "give the checkpoint in it."
         )
     try:
-        with warnings.catch_warnings():  # about the age of the format
-            warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_saved(path)
+    except zipfile.BadZipFile as error:
+        raise CheckpointError(_why_not(path, start, size, str(error))) from None
     except UNREADABLE as error:
         raise CheckpointError(_why_not(path, start, size, str(error))) from None
     if not isinstance(content, Mapping):
@@ -162,13 +158,14 @@ def _why_not(path: Path, start: bytes, size: int, text: str) -> str:
     return f"'{path}' is not a whole checkpoint ({size} bytes; {reason}). Copy or download it again."
 
 
-def _average(content: Mapping[Any, Any], config: Any, path: Path) -> TensorFile:
+def _average(content: Mapping[Any, Any], config: str, path: Path) -> TensorFile:
     """The evaluated network of a checkpoint of 'stcl train'."""
     state = content.get("state_dict")
     state = state if isinstance(state, Mapping) else {}
-    tensors = {name.removeprefix(AVERAGE): t for name, t in state.items() if name.startswith(AVERAGE)}
+    tensors = {name.removeprefix(AVERAGE): t for name, t in _named(state).items() if name.startswith(AVERAGE)}
     if not tensors:
         raise CheckpointError(f"'{path}' is a checkpoint of 'stcl train' without its weight average ('{AVERAGE}...').")
+    check_tensors(tensors, path)
     return TensorFile(tensors, {"config": config}, OURS)
 
 
@@ -176,9 +173,13 @@ def _unwrap(content: Mapping[Any, Any]) -> tuple[dict[str, Tensor], str]:
     """Tensors by name and the key below which they stood."""
     names: list[str] = []
     while True:
-        tensors = {name: t.detach() for name, t in content.items() if isinstance(name, str) and isinstance(t, Tensor)}
+        tensors = _named(content)
         inner = [name for name in WRAPPERS if isinstance(content.get(name), Mapping)]
-        if tensors or not inner:
+        if tensors or not inner or len(names) == len(WRAPPERS):  # a table may hold itself
             return tensors, ".".join(names)
         names.append(inner[0])
         content = content[inner[0]]
+
+
+def _named(content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    return {name: t.detach() for name, t in content.items() if isinstance(name, str) and isinstance(t, Tensor)}

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 from torch import Tensor
 
 from stcl.errors import CheckpointError
@@ -16,6 +15,7 @@ from stcl.models.recognition import SPACE_OF, label_space, recognise
 from stcl.models.segmenter import VideoSegmenter
 from stcl.models.tensor_files import read_tensor_file
 from stcl.models.weights import compare_states
+from stcl.plain_data import load_yaml
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 """What batch norm has in a file and other norms, whose scale and shift have the same names, have not."""
@@ -122,8 +122,7 @@ def _read_start(path: Path, classes: tuple[str, ...]) -> Start:
     if "classes" in metadata:
         return Start(tensors, _stored_classes(metadata["classes"], path), frozenset({"backbone", "head", "aux_head"}))
     if "config" in metadata:
-        stored = SPACES[yaml.safe_load(metadata["config"])["space"]].names
-        return Start(tensors, stored, frozenset({"backbone", "head", "aux_head"}))
+        return Start(tensors, _trained_classes(metadata["config"], path), frozenset({"backbone", "head", "aux_head"}))
     found = recognise(tensors, path)
     parts = frozenset({"backbone", *(name.partition(".")[0] for name in found.tensors)}) - {"fusion"}
     if found.classes is None:
@@ -141,7 +140,7 @@ def _is_lent(name: str, has_place: bool, same_classes: bool) -> bool:
 def _stored_classes(text: str, path: Path) -> tuple[str, ...]:
     try:
         stored = json.loads(text)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         stored = None
     if not isinstance(stored, list) or not all(isinstance(name, str) for name in stored):
         raise CheckpointError(
@@ -149,6 +148,16 @@ def _stored_classes(text: str, path: Path) -> tuple[str, ...]:
             "was not written by stcl. Use a model.safetensors of 'stcl train'."
         )
     return tuple(stored)
+
+
+def _trained_classes(config: str, path: Path) -> tuple[str, ...]:
+    try:
+        return SPACES[load_yaml(config)["space"]].names
+    except (ValueError, LookupError, TypeError):
+        raise CheckpointError(
+            f"'{path}' does not say which classes it was trained on (key 'space' of its configuration). Use a file of "
+            "this version of 'stcl train'."
+        ) from None
 
 
 def _copy_rows(own: Tensor, other: Tensor, rows: list[tuple[int, int]]) -> Tensor:

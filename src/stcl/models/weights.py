@@ -3,12 +3,19 @@
 import json
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from stcl.errors import CheckpointError
-from stcl.files import write_atomic
+from stcl.files import open_file, write_atomic
+
+LARGEST_SHARE = 8
+"""How many times a file's size its tensors may have: some stand under several names, as a network and its average."""
+
+SMALL_BYTES = 2**26
+"""What the tensors of any file may have."""
 
 SHOWN = 5
 """How many names of each kind a message lists."""
@@ -43,17 +50,47 @@ def load_weights(network: nn.Module, path: str | Path) -> dict[str, str]:
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors by name and metadata of a safetensors file."""
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"There is no weights file '{path}'. Check the path, or train a network first.")
     try:
+        open_file(path).close()
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-            return tensors, file.metadata() or {}
+            metadata = file.metadata() or {}
+    except FileNotFoundError:
+        raise CheckpointError(f"There is no weights file '{path}'. Check the path, or train a network first.") from None
+    except OSError as error:
+        raise CheckpointError(f"Weights file '{path}' cannot be read: {error.strerror}. Check the path.") from None
     except SafetensorError as error:
         raise CheckpointError(
             f"'{path}' is not a whole safetensors file ({path.stat().st_size} bytes: {error}). "
             "Copy or download it again; files of torch.save have to be converted first."
         ) from error
+    check_tensors(tensors, path)
+    return tensors, metadata
+
+
+def check_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Refuse tensors of a file that no network can have: of an odd kind, larger than the file, not finite."""
+    claimed, size = 0, path.stat().st_size
+    for name, tensor in tensors.items():
+        plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_nested
+        if not plain or tensor.is_quantized or tensor.is_complex():
+            raise CheckpointError(
+                f"'{path}': tensor '{name}' is no plain table of real numbers, but sparse, nested, quantised, complex "
+                "or without values. Save the network's state_dict() in single or half precision."
+            )
+        claimed += tensor.numel() * tensor.element_size()
+    if claimed > max(LARGEST_SHARE * size, SMALL_BYTES):
+        raise CheckpointError(
+            f"'{path}' has {size} bytes, but its tensors say that they have {claimed}. Save the network's state_dict() "
+            "with a clone() of each tensor."
+        )
+    for name, tensor in tensors.items():
+        numbers = tensor if tensor.element_size() > 1 or not tensor.is_floating_point() else tensor.float()
+        if not torch.isfinite(numbers).all():
+            raise CheckpointError(
+                f"'{path}': tensor '{name}' holds values that are no finite numbers, so the network would see nothing. "
+                "Did its training diverge? Choose an earlier file."
+            )
 
 
 def compare_states(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> list[str]:

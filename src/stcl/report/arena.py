@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.markup import escape as escape_markup
 from rich.table import Table
+from rich.text import Text
 
+from stcl.report.markdown import plain
 from stcl.report.results import Result, mean_percent
-from stcl.report.tables import ABSENT, ORACLE_NOTE, Comparison, compare, delta_text, percent_text
+from stcl.report.tables import ABSENT, BOLD, ORACLE_NOTE, Comparison, bold, compare, delta_text, percent_text
 
 RARE = ("pole", "light", "sign", "person", "rider")
 """Small and seldom things: the classes that a mean over all classes hides."""
@@ -216,16 +217,15 @@ def _column(block: Block, scores: list[float], texts: list[str], mark: str) -> l
 
 def markdown(table: ArenaTable) -> str:
     """All blocks as Markdown, ready for a document."""
-    lines = [f"# {table.title}", "", NOTE.format(reference=table.reference), ""]
+    lines = [f"# {plain(table.title)}", "", NOTE.format(reference=plain(table.reference)), ""]
     for block in table.blocks:
-        lines += [f"## {block.pair}", "", f"{block.about}.", ""]
-        names = ["Method", *header(block)]
+        lines += [f"## {plain(block.pair)}", "", f"{plain(block.about)}.", ""]
+        names = ["Method", *map(plain, header(block))]
         lines += [f"| {' | '.join(names)} |", f"| :--- |{' ---: |' * (len(names) - 1)}"]
         for row, texts in cells(block, "**{}**"):
-            label = row.label.replace("|", "\\|")
-            lines.append(f"| {label} | {' | '.join(texts)} |")
+            lines.append(f"| {plain(row.label)} | {' | '.join(texts)} |")
         lines.append("")
-    lines += [f"- Failed: {name}: {reason}" for name, reason in table.failed.items()]
+    lines += [f"- Failed: {plain(name)}: {plain(reason)}" for name, reason in table.failed.items()]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -234,13 +234,13 @@ def rich_tables(table: ArenaTable) -> list[Table]:
     tables = []
     for block in table.blocks:
         oracle = any(row.oracle for row in block.rows)
-        drawn = Table(title=f"{escape_markup(block.pair)}: {block.about}", caption=ORACLE_NOTE if oracle else None)
+        drawn = Table(title=Text(f"{block.pair}: {block.about}"), caption=ORACLE_NOTE if oracle else None)
         shown = [0, 1, 2, 3, len(block.classes) + 4]
         drawn.add_column("method")
         for index in shown:
             drawn.add_column(header(block)[index], justify="right")
-        for row, texts in cells(block, "[bold]{}[/bold]"):
-            drawn.add_row(escape_markup(row.label), *[texts[i] for i in shown], style="dim" if row.oracle else None)
+        for row, texts in cells(block, BOLD):
+            drawn.add_row(Text(row.label), *bold(texts[i] for i in shown), style="dim" if row.oracle else None)
         tables.append(drawn)
     return tables
 

@@ -8,14 +8,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from stcl.errors import SettingError
-from stcl.files import encode_image, write_atomic
+from stcl.files import write_atomic
 from stcl.labels import LabelSpace
 from stcl.ops.colors import overlay
+from stcl.pictures import encode_image
 from stcl.report.inspect import bar_length, share_text
 from stcl.report.page import duration_text, refuse_other_page, template
 from stcl.report.pictures import data_uri
@@ -132,13 +132,13 @@ def write_check(record: dict[str, Any], out: Path) -> Path:
 
 
 def _facts_table(record: dict[str, Any]) -> Table:
-    table = Table(title=f"Data of {record['title']}", title_justify="left")
+    table = Table(title=Text(f"Data of {record['title']}"), title_justify="left")
     table.add_column("")
     shown = [facts(domain) for domain in record["domains"]]
     for domain in record["domains"]:
         table.add_column(domain["role"], overflow="fold")
     for name in dict.fromkeys(name for one in shown for name in one):
-        table.add_row(name, *(escape(one.get(name, "–")) for one in shown))
+        table.add_row(name, *(Text(one.get(name, "–")) for one in shown))
     return table
 
 
@@ -163,7 +163,7 @@ def _classes_table(record: dict[str, Any]) -> Table:
             cells.append(Text("█" * int(full) + ("▌" if full % 1 >= 0.5 else ""), style=colour))
             cells.append(Text(share_text(share)))
             cells.append(Text(str(domain["shown_in"].get(name, "")), style="dim"))
-        table.add_row(name, *cells)
+        table.add_row(Text(name), *cells)
     return table
 
 

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stcl.errors import DataError
-from stcl.files import encode_image, write_atomic
+from stcl.files import write_atomic
 from stcl.labels import IGNORE, LabelSpace
 from stcl.ops.colors import colourise
+from stcl.pictures import encode_image
 from stcl.plain_data import read_json
 from stcl.report.page import template
-from stcl.report.pictures import data_uri, read_label, read_picture
+from stcl.report.pictures import data_uri, open_picture, read_label
 
 SCHEMA = 1
 """Version of `inspect.json` that this module reads."""
@@ -122,7 +123,7 @@ def _strips(folder: Path, clips: list[dict[str, Any]], palette: NDArray[np.uint8
 
 def _picture(path: Path, part: str, mask: NDArray[np.uint8] | None, palette: NDArray[np.uint8]) -> str:
     """Data URI of a picture at the size that it is shown in."""
-    image = read_picture(path)
+    image = open_picture(path)
     width = PICTURE_PX if image.width > PICTURE_PX else image.width * round(PICTURE_PX / image.width)
     size = (width, round(image.height * width / image.width))
     smooth = image.mode == "RGB"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 import numpy as np
@@ -20,6 +21,7 @@ from stcl.files import write_atomic
 from stcl.folders import hold_lock, refuse_others
 from stcl.paths import real_path
 from stcl.report.figures import confusion_changes, loss_panels, series_class
+from stcl.report.markdown import code, plain
 from stcl.report.pictures import MIME, data_uri, frame_uri, label_uri, read_label
 from stcl.report.results import read_metrics
 from stcl.report.samples import Sample, choose_samples
@@ -150,15 +152,15 @@ def duration_text(seconds: float) -> str:
 
 @cache
 def template(name: str, **filters: Callable[..., object]) -> jinja2.Template:
-    """One of the folder ``templates``, which know the filter ``percent`` and further ``filters``."""
+    """One of the folder ``templates``, which know ``percent``, ``plain`` and ``code`` of Markdown, and ``filters``."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("stcl.report", "templates"),
-        autoescape=jinja2.select_autoescape(("html.j2",)),
+        autoescape=not name.endswith(".md.j2"),  # where ``plain`` and ``code`` do it
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent_text, **filters)
+    environment.filters.update(percent=percent_text, plain=plain, code=code, **filters)
     return environment.get_template(name)
 
 
@@ -226,7 +228,7 @@ def _video_source(video: Path, folder: Path) -> dict[str, str | bool]:
     if video.stat().st_size <= EMBED_BYTES:
         return {"source": data_uri(video.read_bytes(), suffix), "embedded": True, "name": video.name}
     relative = Path(os.path.relpath(real_path(video), real_path(folder))).as_posix()
-    return {"source": relative, "embedded": False, "name": video.name}
+    return {"source": quote(relative), "embedded": False, "name": video.name}
 
 
 def _run_rows(comparison: Comparison) -> list[dict[str, Any]]:

@@ -9,23 +9,25 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stcl.errors import DataError
+from stcl.pictures import UNDECODABLE, read_picture
 
 MIME = {".png": "image/png", ".jpg": "image/jpeg", ".mp4": "video/mp4", ".webm": "video/webm"}
 
 
-def read_picture(path: Path) -> Image.Image:
+def open_picture(path: Path) -> Image.Image:
     """A picture in mode RGB, or in mode L / P if it is a label map (8 bits, one channel)."""
+    content = read_picture(path)
     try:
-        with Image.open(path) as file:
-            file.load()
-            return file.copy() if file.mode in ("L", "P") else file.convert("RGB")
-    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for some broken PNG files
-        raise DataError(f"Cannot read the picture '{path}': {error}.") from error
+        picture = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
+        picture.load()
+    except UNDECODABLE as error:
+        raise DataError(f"Cannot decode the picture '{path}' ({error}). Write it again.") from None
+    return picture if picture.mode in ("L", "P") else picture.convert("RGB")
 
 
 def read_label(path: Path) -> NDArray[np.uint8]:
     """A label map ``(H, W)`` uint8 train ids, 255 = ignore."""
-    image = read_picture(path)
+    image = open_picture(path)
     if image.mode == "RGB":
         raise DataError(f"'{path}' is a colour picture; a label map has 8 bits and one channel of train ids.")
     return np.asarray(image)
@@ -33,7 +35,7 @@ def read_label(path: Path) -> NDArray[np.uint8]:
 
 def frame_uri(path: Path, width_px: int) -> str:
     """Data URI (JPEG) of an RGB picture, made smaller if it is wider than ``width_px``."""
-    image = read_picture(path).convert("RGB")
+    image = open_picture(path).convert("RGB")
     stream = io.BytesIO()
     _narrow(image, width_px, Image.Resampling.LANCZOS).save(stream, "JPEG", quality=90)
     return data_uri(stream.getvalue(), ".jpg")

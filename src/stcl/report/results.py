@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 
 from stcl.errors import DataError, unknown_name
 from stcl.labels import PALETTE, LabelSpace
-from stcl.plain_data import read_json
+from stcl.plain_data import read_json, read_text
 
 SCHEMA = 1
 """Version of `results.json` that this module reads."""
+
+LARGEST_METRICS = 2**28
+"""Bytes of `metrics.csv`: about a million rows."""
 
 ROUNDING_POINTS = 0.051
 """Stored scores may be rounded to one decimal; a larger difference (in points) is a contradiction."""
@@ -126,10 +129,12 @@ def mean_percent(scores: NDArray[np.float64]) -> float:
 def read_result(run: Path) -> Result:
     """Read and check ``run/results.json``; ``run`` may also be the file itself."""
     path = run if run.is_file() else run / "results.json"
-    if not path.is_file():
+    if not path.exists():
         raise DataError(f"No results.json in '{run}'. Evaluate the run first, or name a folder that holds one.")
     try:
         document = read_json(path)
+    except OSError as error:
+        raise DataError(f"Cannot read '{path}': {error.strerror}. Evaluate the run again.") from None
     except ValueError as error:
         raise DataError(f"'{path}' is not valid JSON ({error}). Evaluate the run again.") from error
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
@@ -159,11 +164,11 @@ _DETAILS = ("data", "selection", "statistics", "seed", "steps", "config", "code"
 def read_metrics(folder: Path) -> dict[str, Curve]:
     """The columns of ``folder/metrics.csv`` without their blanks, by name; empty if the run has no such file."""
     path = folder / "metrics.csv"
-    if not path.is_file():
+    if not path.exists():
         return {}
     points: dict[str, list[tuple[float, float]]] = {}
     try:
-        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline=""), restkey="", restval="")
+        reader = csv.DictReader(io.StringIO(read_text(path, LARGEST_METRICS), newline=""), restkey="", restval="")
         if "step" not in (reader.fieldnames or ()):
             raise DataError(f"'{path}' has no column 'step'; found {reader.fieldnames}.")
         for row in reader:
@@ -174,6 +179,8 @@ def read_metrics(folder: Path) -> dict[str, Curve]:
                     points.setdefault(name, []).append((float(row["step"]), float(text)))
                 except ValueError as error:
                     raise DataError(f"'{path}' line {reader.line_num}, column '{name}': {error}.") from error
+    except OSError as error:
+        raise DataError(f"Cannot read '{path}': {error.strerror}.") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"'{path}' is no table of text ({error}). Train the run again.") from error
     curves = {}

@@ -1,24 +1,27 @@
 """Compare runs: one data structure, and its table in the terminal, in Markdown, in CSV and in HTML."""
 
-import csv
-import io
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.markup import escape as escape_markup
 from rich.table import Table
+from rich.text import Text
 
 from stcl.errors import DataError, SettingError
+from stcl.plain_data import csv_text
+from stcl.report.markdown import plain
 from stcl.report.results import Protocol, Result, read_result
 
 MINUS = "\N{MINUS SIGN}"
 ABSENT = "\N{EN DASH}"
+BOLD = "[bold]{}[/bold]"
+"""Mark of numbers for :func:`bold`."""
+
 ORACLE_NOTE = "oracle: trained with target labels, an upper reference and not a competitor"
 
 
@@ -136,47 +139,49 @@ def rich_table(comparison: Comparison) -> Table:
     """Table for the terminal: classes down, methods across; the best method that is no oracle is bold."""
     protocol, data = comparison.protocol, comparison.results[0].details["data"]
     table = Table(
-        title=f"IoU in percent, {protocol.title}, {data.get('split')}, {data.get('frames')} frames",
+        title=Text(f"IoU in percent, {protocol.title}, {data.get('split')}, {data.get('frames')} frames"),
         caption=ORACLE_NOTE if any(result.oracle for result in comparison.results) else None,
     )
     table.add_column("class")
     for label, result in zip(comparison.labels, comparison.results, strict=True):
-        table.add_column(escape_markup(label), justify="right", style="dim" if result.oracle else None)
+        table.add_column(Text(label), justify="right", style="dim" if result.oracle else None)
     for name, scores in zip(comparison.classes, comparison.iou.T, strict=True):
-        table.add_row(name, *_marked(comparison, scores, "[bold]{}[/bold]"))
+        table.add_row(Text(name), *bold(_marked(comparison, scores, BOLD)))
     table.add_section()
     for title, scores in {"mIoU": comparison.miou, **comparison.means}.items():
-        table.add_row(title, *_marked(comparison, scores, "[bold]{}[/bold]"))
+        table.add_row(Text(title), *bold(_marked(comparison, scores, BOLD)))
     table.add_row("difference to first", *[delta_text(value) for value in comparison.deltas])
     return table
 
 
+def bold(numbers: Iterable[str]) -> list[Text]:
+    """Cells of numbers for the terminal, those marked by :data:`BOLD` in bold."""
+    return [Text.from_markup(number) for number in numbers]
+
+
 def markdown_table(comparison: Comparison) -> str:
     """Table in the layout of papers: a method a row, a class a column."""
-    header = ["Method", "mIoU", "Δ", *comparison.means, *comparison.classes]
+    header = ["Method", "mIoU", "Δ", *map(plain, (*comparison.means, *comparison.classes))]
     lines = [header, [":---", *["---:"] * (len(header) - 1)]]
     all_scores = (comparison.miou, *comparison.means.values(), *comparison.iou.T)
     columns = [_marked(comparison, scores, "**{}**") for scores in all_scores]
     for row, label in enumerate(comparison.labels):
-        safe = label.replace("|", "\\|")
         delta = delta_text(comparison.deltas[row])
-        lines.append([safe, columns[0][row], delta, *[column[row] for column in columns[1:]]])
+        lines.append([plain(label), columns[0][row], delta, *[column[row] for column in columns[1:]]])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def csv_table(comparison: Comparison) -> str:
     """Table for other programs: a method a row, four decimals, an absent class is an empty cell."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
     scores = [*comparison.means, *comparison.classes]
-    writer.writerow(["name", "title", "method", "oracle", "seed", "steps", "miou", "delta", *scores])
+    rows = [["name", "title", "method", "oracle", "seed", "steps", "miou", "delta", *scores]]
     columns = np.stack((comparison.miou, comparison.deltas, *comparison.means.values(), *comparison.iou.T), axis=1)
     for result, row in zip(comparison.results, columns, strict=True):
         numbers = ["" if math.isnan(value) else f"{value:.4f}" for value in row]
         details = result.details
         who = [result.name, result.title, result.method, str(result.oracle).lower()]
-        writer.writerow([*who, details["seed"], details["steps"], *numbers])
-    return stream.getvalue()
+        rows.append([*who, details["seed"], details["steps"], *numbers])
+    return csv_text(rows)
 
 
 def html_table(comparison: Comparison) -> str:

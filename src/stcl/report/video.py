@@ -14,7 +14,7 @@ from stcl.files import counting_order
 from stcl.films import VideoWriter
 from stcl.labels import LabelSpace
 from stcl.ops.colors import colourise
-from stcl.report.pictures import read_picture
+from stcl.report.pictures import open_picture
 
 PANE_WIDTH_PX = 640
 GAP_PX = 8
@@ -46,7 +46,7 @@ def write_panes(
     """
     names = matching_names(panes)
     palette = LabelSpace("legend", tuple(classes)).palette
-    source = read_picture(Path(next(iter(panes.values()))) / names[0]).size  # (W, H)
+    source = open_picture(Path(next(iter(panes.values()))) / names[0]).size  # (W, H)
     if scale is None:
         scale = max(1.0, round(PANE_WIDTH_PX / source[0])) if source[0] <= PANE_WIDTH_PX else PANE_WIDTH_PX / source[0]
     size = (max(1, round(source[0] * scale)), max(1, round(source[1] * scale)))
@@ -80,7 +80,7 @@ def matching_names(panes: Mapping[str, Path]) -> list[str]:
 
 def _pane(path: Path, size: tuple[int, int], palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """One picture as RGB ``(h, w, 3)`` for ``size = (w, h)``; label maps keep hard edges."""
-    image = read_picture(path)
+    image = open_picture(path)
     ratio = (image.width * size[1]) / (image.height * size[0])
     if not 0.98 < ratio < 1.02:
         raise DataError(f"'{path}' is {image.width} x {image.height} px; its pane has another aspect ratio.")

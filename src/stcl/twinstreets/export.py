@@ -19,16 +19,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from stcl.errors import DataError, SettingError, lookup
-from stcl.files import EXACT_FLOW_FOLDER, encode_flow, encode_image, exact_flow_path, write_atomic
+from stcl.files import EXACT_FLOW_FOLDER, exact_flow_path, write_atomic
 from stcl.folders import hold_lock, remove_abandoned
 from stcl.labels import get_space
 from stcl.names import file_name
 from stcl.paths import from_home
+from stcl.pictures import encode_flow, encode_image
 from stcl.plain_data import read_json
+from stcl.terminal import plain_console, progress_bar
 from stcl.twinstreets.clip import StreetClip
 from stcl.twinstreets.layouts import LAYOUTS, Layout
 from stcl.twinstreets.parts import SPACE_NAME
@@ -166,7 +166,8 @@ def _export(root: Path, request: ExportRequest, workers: int, progress: bool) ->
     _refuse_foreign(root, manifest, partial, request)
     missing = [clip for clip in range(request.clips) if not all(path.exists() for path in _files(root, request, clip))]
     if manifest.exists() and not missing:
-        Console(stderr=True, quiet=not progress).print(f"{root}: split '{request.split}' is complete, nothing to do.")
+        if progress:
+            plain_console(stderr=True).print(f"{root}: split '{request.split}' is complete, nothing to do.")
         return ExportResult(root, 0, 0.0)
     _street(request, clip=0)  # refuses impossible sizes before anything is written
     for folder in {path.parent for clip in missing for path in _files(root, request, clip)}:
@@ -175,8 +176,7 @@ def _export(root: Path, request: ExportRequest, workers: int, progress: bool) ->
     write_atomic(partial, text)
     manifest.unlink(missing_ok=True)  # there, but files of it were deleted
     start = time.perf_counter()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not progress, console=Console(stderr=True)) as bar:
+    with progress_bar(not progress) as bar:
         task = bar.add_task(f"clips -> {root}", total=request.clips, completed=request.clips - len(missing))
         for _ in _run(root, request, missing, workers):
             bar.advance(task)
