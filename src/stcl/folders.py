@@ -96,10 +96,7 @@ def _locked(path: Path, busy: str, wait: Callable[[], object] | None) -> Iterato
 def _make_folders(folder: Path) -> list[Path]:
     """Make a folder; returns what was made, the deepest first."""
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
+    folder.mkdir(parents=True, exist_ok=True)
     return missing
 
 

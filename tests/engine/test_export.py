@@ -183,7 +183,7 @@ def test_existing_folders(run, folder, tmp_path, capsys):
     assert "own exists and is no model folder: it stays as it is." in message
     assert files(tmp_path / "own") == {"thesis.tex"}
     message = refused(capsys, run, "--format", "safetensors", "--out", tmp_path / "own" / "thesis.tex" / "out")
-    assert "Not a directory" in message
+    assert "thesis.tex: File exists. Check the path" in message
 
 
 @pytest.mark.parametrize("way", ["at once", "since"])

@@ -113,7 +113,8 @@ class RunFolder:
             yield
 
     def _unwritable(self, error: OSError) -> SettingError:
-        return SettingError(f"Cannot write run folder {self.path} ({error.strerror}). Choose another with --out.")
+        why = "a file is there" if isinstance(error, FileExistsError) else error.strerror
+        return SettingError(f"Cannot write run folder {self.path} ({why}). Choose another with --out.")
 
     def write_status(self, state: State, step: int, steps: int, seconds: float, **more: Any) -> None:
         """Say how far the run is; ``seconds`` counts all of its parts."""
