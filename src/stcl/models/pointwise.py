@@ -8,13 +8,14 @@ class StridedPointwise(nn.Conv2d):
     """1x1 convolution without bias, ``(B, C, h, w) -> (B, C', ceil(h / stride), ceil(w / stride))``.
 
     It computes what ``nn.Conv2d(channels, outputs, 1, stride, bias=False)`` does, with the same names in a checkpoint,
-    in two steps: every ``stride``-th place, then a convolution without stride. oneDNN's gradient of a strided 1x1
-    convolution in ``channels_last`` writes beyond its workspace where there are fewer input channels than a vector has
-    lanes: below 8 with AVX2, below 16 with AVX-512. The process hangs, dies, or goes on with damaged memory. The memory
-    format of weights is no way around it, since the convolution takes ``channels_last`` where either its input or its
-    weights have it, and torch's compiler chooses for itself.
+    in two steps: every ``stride``-th place, then a convolution without stride. oneDNN's weight gradient of a strided
+    1x1 convolution in ``channels_last`` writes beyond its workspace where there are fewer input channels than a vector
+    has lanes, below 8 with AVX2, below 16 with AVX-512 (https://github.com/uxlfoundation/oneDNN/issues/6035): the
+    process hangs, dies, or goes on with damaged memory. The memory format of the weights is no way around it: a
+    convolution takes ``channels_last`` where either its input or its weights have it, and torch's compiler always does.
 
-    A mean over one place is that place: pooling, unlike a slice, keeps the memory format, and its backward pass is one.
+    The mean over one place is that place. Pooling, unlike a slice, keeps the memory format; a training step of the
+    default backbone takes as long as with the strided convolution.
     """
 
     def __init__(self, channels: int, outputs: int, stride: int) -> None:
