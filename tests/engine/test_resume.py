@@ -27,7 +27,7 @@ MEMORIES = {
     "preparation": {"match_histogram": True, "augment_source": True, "rescale": [1.0, 1.5]},
     "warmup": 2,
     "teacher": {"kind": "frozen", "frozen_steps": 6},
-    "sequence_fusion": {"confidence": 0.1},
+    "sequence_fusion": {"confidence": 0.1, "into_source": True},
     "feature_fusion": {"stage": "stage2"},
     "alignment": {"form": "contrastive", "pairs": 2},
 }
