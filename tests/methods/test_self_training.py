@@ -115,18 +115,31 @@ def test_labelling_a_frame_by_itself_needs_no_way_back(make):
 
 def test_labels_can_be_those_of_the_highest_expected_iou(make, make_batch):
     """A class that is never the likeliest is labelled where it is likely enough."""
-    method, _ = make(labels="expected_iou", teacher=Teacher(interval=0))
+    method, run = make(labels="expected_iou", teacher=Teacher(interval=0))
     _, target = prepared(method, make_batch(method))
     view = torch.zeros(2, len(method.space), *target.size)
     view[:, 0] = 1
     view[:, 0, :4], view[:, 1, :4] = 0.55, 0.45
     chosen = method.label_target(target, view)
+    logged = run.logged["pseudo/confidence"]
     assert (chosen.labels[:, :4] == 1).all() and not chosen.labels[:, 4:].any()
     assert torch.equal(method.state_dict()["expected.counts"], method.expected.counts)  # remembered by a checkpoint
     method.expected = None
     likeliest = method.label_target(target, view)
+    # what is logged is what the labels are worth, not how clear their pixels are
+    assert run.logged["pseudo/confidence"] == pytest.approx(likeliest.confidence.mean().item())
+    assert logged == pytest.approx(chosen.confidence.mean().item()) != pytest.approx(chosen.certainty.mean().item())
     assert not likeliest.labels.any() and torch.equal(likeliest.certainty, chosen.certainty)
     assert torch.equal(chosen.confidence[:, :4], view[:, 1, :4])
+
+
+def test_frames_without_labels_are_ignored_whole(make, make_batch):
+    method, _ = make(teacher=Teacher(interval=2))
+    _, target = prepared(method, make_batch(method))
+    labels = torch.randint(0, 5, (2, *target.size))
+    clip = method.with_labels(target, {-2: labels})
+    assert torch.equal(clip.label(-2), labels) and clip.offsets == target.offsets == (0, -1, -2, -3)
+    assert all((clip.label(offset) == IGNORE).all() for offset in (0, -1, -3))
 
 
 def test_each_class_has_its_own_threshold(make):
