@@ -1,9 +1,13 @@
 """The command ``stcl``: each sub-command is one public verb. Heavy imports happen inside the sub-command."""
 # ruff: noqa: T201  the one place that prints
 
+import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:  # python -m puts the working folder first
+    sys.path.pop(0)
+
 import argparse
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -274,6 +278,4 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
 
 
 if __name__ == "__main__":
-    if not sys.flags.safe_path:  # python -m puts the working folder first, where files of any name may lie
-        del sys.path[0]
     sys.exit(main())
