@@ -8,8 +8,6 @@ stands behind a question mark, where cameras take passwords, too.
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from stcl.paths import from_home
 
@@ -27,6 +25,9 @@ _HIDDEN = "..."
 def local_path(place: str) -> Path | None:
     """The file or folder that a place means; None for an address of the net."""
     if re.match("file:/", place, _ANY):
+        from urllib.parse import urlsplit  # these import a good deal, before the command has left the working folder
+        from urllib.request import url2pathname
+
         return Path(url2pathname(urlsplit(place).path))
     return None if re.match(f"{_SCHEME}://", place) else from_home(place)
 

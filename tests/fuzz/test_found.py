@@ -276,7 +276,7 @@ BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for 
             "source: {root: ~no_such_user/a}",
             "source.root '~no_such_user/a' is no path (Could not determine home directory.)",
         ),
-        ('evaluation: {root: "\\0"}', r"evaluation.root '\x00' is no path (embedded null byte)"),
+        ('evaluation: {root: "\\0"}', r"evaluation.root holds a text that has a zero byte"),
         ("base: " + "a" * 5000, "base: there is no file"),
     ],
 )
