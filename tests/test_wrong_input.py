@@ -130,7 +130,7 @@ RGB, LABEL = "source/clip_0000/rgb/000001.png", "source/clip_0000/label/000001.p
         (cut, RGB, "PNG file {} is cut off after 60 bytes. Copy or download it again."),
         (cut, LABEL, "PNG file {} is cut off after 60 bytes. Copy or download it again."),
         (lambda path: cut(path, 0), RGB, "File {} is empty. Copy or download it again."),
-        (lambda path: path.write_text("hello"), RGB, "File {} (5 bytes) is not an image that can be decoded."),
+        (lambda path: path.write_text("hello"), RGB, "File {} is neither a PNG nor a JPEG picture: it begins with"),
         (
             lambda path: write_image(path, np.zeros((40, 64, 3), np.uint8)),
             RGB,
