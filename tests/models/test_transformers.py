@@ -271,7 +271,8 @@ def conv_bn_relu(state: dict[str, Tensor], name: str, features: Tensor, dilation
 def test_every_head_on_every_class_of_backbone_trains(kind, head):
     """With temporal fusion, checkpointing, channels_last and bfloat16; every trained parameter gets a gradient."""
     torch.manual_seed(0)
-    network = build_segmenter(CLASSES, kind, head, True, None, {"width": 4, "dilations": (1,)}).train()
+    narrow = {"width": 4, "dilations": (1,)} if "width" in HEADS[head].settings else {"dilations": (1,)}
+    network = build_segmenter(CLASSES, kind, head, True, None, narrow).train()
     network.to(memory_format=torch.channels_last)
     network.backbone.gradient_checkpointing = True
     pair = FramePair(torch.rand(2, 3, 32, 48), torch.rand(2, 3, 32, 48), torch.ones(2, 2, 32, 48))
