@@ -1,5 +1,6 @@
 """Random access to videos: every frame, in any order, is what decoding from the start gives."""
 
+import gc
 import pickle
 import shutil
 from collections.abc import Callable
@@ -185,6 +186,7 @@ def test_forked_workers_open_files_of_their_own(encoded, tmp_path) -> None:
     expected, frames = sequential(path), Numbered(path, tmp_path)
     for number in range(12):  # open files, which a fork must neither share nor close
         frames[number]
+    gc.collect()  # decoders of other tests, for whose threads a worker would wait if it freed them
     loader = DataLoader(frames, batch_size=None, num_workers=2, multiprocessing_context="fork", timeout=300)
     for number, picture in enumerate(loader):
         assert np.array_equal(picture, expected[number])
