@@ -123,6 +123,59 @@ def test_joined_parts_are_the_film(tmp_path: Path, sizes: tuple[int, ...]) -> No
     assert content.index(b"moov") < content.index(b"mdat")
 
 
+@pytest.mark.parametrize("seconds", [86_400, 100_000, 1_000_000])
+def test_a_frame_a_day(tmp_path: Path, seconds: int) -> None:
+    """In ticks of frames and of milliseconds, in one go and joined from parts."""
+    for base in (None, Fraction(1, 1000)):
+        step, parts = round(seconds / (base or seconds)), []
+        for number in range(2):
+            path = tmp_path / f"part_{number}.mp4"
+            with VideoWriter(path, fps=1 / seconds, time_base_s=base, joinable=True) as writer:
+                for ticks in (0, step):
+                    writer.write(np.full((32, 48, 3), 100, np.uint8), ticks)
+            parts.append((path, Fraction(2 * number * seconds)))
+        join_films(tmp_path / "film.mp4", parts)
+        with av.open(str(tmp_path / "film.mp4")) as container:
+            times = [frame.pts * frame.time_base for frame in container.decode(video=0)]
+        assert times == [0, seconds, 2 * seconds, 3 * seconds]
+
+
+def test_a_frame_that_lasts_longer_than_the_format_can_say(tmp_path: Path) -> None:
+    """Of times as fine as 1/90000 second, seven hours are too many, also between parts."""
+    base, frame = Fraction(1, 90_000), np.zeros((32, 32, 3), np.uint8)
+
+    def gap() -> None:
+        with VideoWriter(tmp_path / "film.mp4", fps=30, time_base_s=base) as writer:
+            writer.write(frame, 0)
+            writer.write(frame, 7 * 3600 * 90_000)
+
+    with pytest.raises(DataError, match=r"25200 seconds from the one before, .* it can be 23861\. Do without the film"):
+        gap()
+    for name in "ab":
+        with VideoWriter(tmp_path / f"{name}.mp4", fps=30, time_base_s=base, joinable=True) as writer:
+            writer.write(frame, 0)
+    with pytest.raises(DataError, match="25200 seconds from the one before"):
+        join_films(tmp_path / "film.mp4", [(tmp_path / "a.mp4", Fraction(0)), (tmp_path / "b.mp4", Fraction(7 * 3600))])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "b.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("fps", "rate"),
+    [
+        (29.97, Fraction(2997, 100)),
+        (30_000 / 1001, Fraction(30_000, 1001)),
+        (25, Fraction(25)),
+        (0.5, Fraction(1, 2)),
+        (1e-5, Fraction(1, 100_000)),
+        (1 / 86_400, Fraction(1, 86_400)),
+        (1e300, Fraction(2**31 - 1)),
+        (1e-300, Fraction(1, 2**31 - 1)),
+    ],
+)
+def test_rates(fps: float, rate: Fraction) -> None:
+    assert films.frame_rate(fps) == rate
+
+
 def test_parts_of_other_sizes_are_not_joined(tmp_path: Path) -> None:
     for width in (32, 64):
         with VideoWriter(tmp_path / f"{width}.mp4", joinable=True) as writer:

@@ -164,6 +164,49 @@ def test_what_does_not_stop_training_does_not_fail_the_check(check_data, world, 
     assert main(["train", "twinstreets/stcl", "--out", str(world / "new"), *TINY, *roots]) == 0
 
 
+def test_labels_that_all_are_ignored(refuse_train, check_data, world):
+    """Said before training, which would go through with nothing learned; one pixel is enough."""
+    for path in (world / "source").rglob("label/*.png"):
+        write_label(path, ids(0))
+    message = f"in {world / 'source'}: all labels of the 4 frames are ignored: no pixel has a class of label space"
+    for kind in ("stcl", "source_only"):
+        assert message in refuse_train(config=f"twinstreets/{kind}")
+        assert not (world / "new").exists()
+    assert check_data() == 2
+    one = ids(0)
+    one[5, 7] = 3
+    write_label(world / LABEL, one)
+    roots = ["--source.root", str(world / "source"), "--target.root", str(world / "target")]
+    assert main(["train", "twinstreets/source_only", "--out", str(world / "new"), *TINY, *roots]) == 0
+
+
+def test_links_to_themselves(refuse, refuse_train, world):
+    loop = world / "loop"
+    loop.symlink_to("loop")
+    for place in (loop, loop / "x"):
+        assert f"{place} is no run folder" in refuse("evaluate", place)
+        assert f"No results.json in '{place}'" in refuse("report", place, "--out", world / "report")
+        assert f"There is no folder {place}" in refuse("pull", place, "--out", world / "model")
+        assert "source.root" in refuse_train("--source.root", place)
+        assert str(loop) in refuse("arena", "arena/demo", "--out", place, "--table")
+        assert str(loop) in refuse("export", world / "run", "--out", place, "--format", "safetensors")
+        assert "Unknown configuration" in refuse("train", place, "--out", world / "new")
+    assert f"list of frames {loop} cannot be read" in refuse_train("--source.frames", f"list:{loop}")
+
+
+def test_homes_that_nobody_has(refuse, refuse_train, world):
+    told = "The home folder that '~no_such_user/a' begins with is not known. Write the path in full."
+    assert told in refuse("evaluate", "~no_such_user/a")
+    assert told in refuse("predict", "~no_such_user/a", "--checkpoint", world / "run", "--out", world / "new")
+    assert told in refuse("predict", "a.mp4", "--checkpoint", "~no_such_user/a", "--out", world / "new")
+    for key in ("prepared", "network.weights", "target.classes", "source.frames"):
+        value = "list:~no_such_user/a" if key == "source.frames" else "~no_such_user/a"
+        assert told in refuse_train(
+            f"--{key}", value, "--target.name", "folder" if "classes" in key else "cityscapes_seq"
+        )
+    assert told in refuse_train("--flow.name", "files", "--flow.folder", "~no_such_user/a")
+
+
 def test_flow_of_other_frames_and_sizes(refuse_train, check_data, refuse, world):
     cache = ["--flow.cache", world / "flow"]
     roots = ["--source.root", world / "source", "--target.root", world / "target"]
@@ -352,6 +395,20 @@ def test_render_into_a_foreign_folder(refuse, world):
         (["train"], "Say what to train: stcl train CONFIG --out DIR."),
         (["report", "run"], "required: --out. See 'stcl report --help'"),
         (["evaluate", "run", "--splitt", "val"], "unrecognized arguments: --splitt val"),
+        (["demo", "--out", ""], "argument --out: expected a path, found ''"),
+        (["evaluate", " "], "argument RUN: expected a path, found ' '"),
+        (["predict", "", "--checkpoint", "a", "--out", "b"], "argument INPUT: expected a path, found ''"),
+        (["predict", "a", "--checkpoint", "", "--out", "b"], "argument --checkpoint: expected a path, found ''"),
+        (
+            ["evaluate", "run", "--devices", "1000000000"],
+            "--devices: expected a whole number from 0 to 1024, found '10",
+        ),
+        (["flow", "own", "--workers", "9" * 5000], "a whole number from 0 to 1024, found '999"),
+        (
+            ["flow", "own", "--shard", "1/" + "9" * 5000],
+            "argument --shard: expected I/N with I from 1 to N, such as 2/4",
+        ),
+        (["flow", "own", "--pairs", "9" * 5000], f"to 2147483647, found '{'9' * 80}...{'9' * 10} (5000 characters)'"),
         (["demo", "--out", "x", "--seed", "one"], "argument --seed: expected a whole number from 0 up, found 'one'"),
     ],
 )

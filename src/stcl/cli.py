@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     again), 130 interrupted.
     """
     os.environ["PYTHONSAFEPATH"] = "1"  # no interpreter that is started below imports from the working folder
+    os.environ["MPLBACKEND"] = "agg"  # nothing is drawn but into files
     ready_streams()
     status = _run(list(sys.argv[1:] if argv is None else argv))
     if problem := stream_problem():

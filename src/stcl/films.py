@@ -202,7 +202,7 @@ def _options(timescale: int) -> dict[str, str]:
 
 
 def frame_rate(fps: float | Fraction) -> Fraction:
-    """Frames a second as FFmpeg and videos have them: ``30000/1001`` for 29.97, ``1/86400`` for a frame a day."""
+    """Frames a second as FFmpeg and videos have them: ``2997/100`` for 29.97, ``1/86400`` for a frame a day."""
     exact = Fraction(fps)
     if exact <= 0:
         raise SettingError(f"Frames a second (fps) must be positive; found {fps}.")

@@ -123,7 +123,7 @@ def new_folder(path: Path, may_replace: Callable[[], None] | None = None) -> Ite
         path.parent.mkdir(parents=True, exist_ok=True)
         if may_replace is not None:
             may_replace()
-        elif path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        elif os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
             raise SettingError(f"{path} is there already and stays as it is. Move it away, or choose another place.")
         if path.exists():
             path.rename(before)
@@ -225,9 +225,9 @@ def remove_listed(folder: Path, names: Iterable[str]) -> None:
 
     With a file goes what a writer of it left that was killed.
     """
-    root, listed = folder.resolve(), {folder / str(name) for name in names}
+    root, listed = real_path(folder), {folder / str(name) for name in names}
     places = {path.parent for path in listed}
-    inside = {place for place in places if place.is_dir() and place.resolve().is_relative_to(root)}
+    inside = {place for place in places if place.is_dir() and real_path(place).is_relative_to(root)}
     for place in sorted(inside, key=lambda place: -len(place.parts)):
         for path in [*place.iterdir()]:
             whole = neighbour_of(path.name) or path.name

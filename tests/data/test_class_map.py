@@ -82,6 +82,9 @@ def test_ids_of_palette_masks_and_of_one_channel(class_map, tmp_path) -> None:
         ("1: road\nchannel: rot", "line 2: Unknown channel 'rot'. Known: red, green, blue"),
         ('"#804080": road\nchannel: red', "'channel' says where ids are, but the map has colours"),
         ("1: [road", "is not valid YAML"),
+        (f"? {'9' * 5000}\n: road", r"line 1: '9{80}\.\.\.9{10} \(5000 characters\)' are no ids, which go from 0 to"),
+        (f"? 1-{'9' * 5000}\n: road", "are no ids"),
+        (f"? 1 2 {'9' * 5000}\n: road", "is neither an id nor a colour"),
     ],
 )
 def test_wrong_maps(class_map, text, message) -> None:

@@ -82,6 +82,13 @@ def test_a_list_that_cannot_be_read(viper, tmp_path):
         select_frames(viper, index, f"list:{tmp_path / 'picture.png'}", with_labels=False)
 
 
+@pytest.mark.parametrize("step", ["0", "-1", "x", "", "1.5", "9" * 5000])
+def test_a_step_that_is_none(viper, step):
+    with pytest.raises(SettingError, match=r"Unknown choice of frames 'every:") as refused:
+        select_frames(viper, viper.index(with_labels=False), f"every:{step}", with_labels=False)
+    assert len(str(refused.value)) < 300
+
+
 def test_published_frames_that_are_not_there(write_tree):
     dataset = get_dataset("viper")(write_tree("viper", frames=2, size=(16, 8)))  # 8 and 9
     with pytest.raises(DataError, match="frames 'published' take none of the 4 frames"):

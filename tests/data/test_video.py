@@ -80,6 +80,15 @@ def test_gaps_in_time_are_seen(tmp_path, moving_frames, write_video) -> None:
     assert problem == "" and [frame.follows for frame in found] == [False, True, True, False, True, True]
 
 
+@pytest.mark.parametrize("seconds", [60, 86_400, 100_000])
+def test_a_frame_a_day_is_neither_damaged_nor_a_gap(tmp_path, moving_frames, write_video, seconds) -> None:
+    path = write_video(tmp_path / "a.mkv", moving_frames(4), "ffv1", "bgr0", Fraction(1, seconds))
+    source = open_source(path)
+    frames, problem = served(source)
+    assert [frame.ticks * source.time_base_s for frame in frames] == [number * seconds for number in range(4)]
+    assert problem == "" and [frame.follows for frame in frames] == [False, True, True, True]
+
+
 def test_portrait_and_odd_sizes(tmp_path, moving_frames, write_video) -> None:
     path = write_video(tmp_path / "odd.mkv", moving_frames(2, (59, 33)), "ffv1", "bgr0")
     assert open_source(path).size == (59, 33)

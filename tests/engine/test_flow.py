@@ -23,6 +23,7 @@ from stcl.errors import DataError, SettingError
 from stcl.flow import CachedFlow
 from stcl.flow.dis import DisFlow
 from stcl.flow.files import FilesFlow
+from stcl.names import neighbour, neighbour_of
 from stcl.types import ClipSpec
 
 BACK = {"teacher": {"flow_consistency": True}}
@@ -81,6 +82,22 @@ def test_what_is_there_is_neither_read_nor_computed(settings, tmp_path, monkeypa
     assert sum(each.written for each in filled) == 1 and len(looked) == 2
     after = files(tmp_path)
     assert {path for path in after if after[path] != before[path]} == {lost.relative_to(tmp_path)}
+
+
+def test_what_killed_jobs_left_is_removed(settings, tmp_path):
+    """But for what is so young that another job may be writing it."""
+    settings = with_flow(settings, cache=str(tmp_path))
+    stcl.fill_flow_cache(settings, quiet=True)
+    done = files(tmp_path)
+    for number, path in enumerate([*done]):
+        left = neighbour(tmp_path / path)
+        left.write_bytes(b"half")
+        if number:
+            os.utime(left, (0, 0))
+    stcl.fill_flow_cache(settings, quiet=True)
+    (young,) = tmp_path.rglob(".*")
+    assert neighbour_of(young.name) == next(iter(done)).name
+    assert files(tmp_path) == done
 
 
 def test_parts_make_the_whole(settings, tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -28,9 +29,10 @@ from stcl.engine.networks import build_network, open_checkpoint
 from stcl.engine.predict import PredictOptions
 from stcl.engine.predict_files import fingerprint, launched_shard, share_of
 from stcl.engine.recording import Outputs
-from stcl.errors import SettingError
+from stcl.errors import DataError, SettingError
 from stcl.labels import RAW_IDS
 from stcl.models import save_weights
+from stcl.names import neighbour
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -291,6 +293,7 @@ def test_what_a_kill_left_without_a_finished_part_is_no_obstacle(predict, street
         patch.setattr(recording, "write_label", full)
         assert predict(street, "--save", "labels", "confidence")[0] == 2
     assert len(list((tmp_path / "out" / "street" / "labels").iterdir())) == 1
+    neighbour(tmp_path / "out" / "street" / "overlay.mp4", ".partial.mp4").write_bytes(b"half")
     assert predict(street, "--save", "shares")[0] == 0
     assert sorted(path.name for path in (tmp_path / "out" / "street").iterdir()) == ["prediction.json", "shares.csv"]
 
@@ -543,6 +546,72 @@ def test_a_camera_that_ends_leaves_a_finished_recording(predict, tmp_path, movin
 def test_wrong_input_gets_one_message(predict, street, words, message) -> None:
     status, _, wrong = predict(*(word.format(street=street) for word in words))
     assert status == 2 and message in wrong and wrong.count("\n") == 1 and wrong.startswith("stcl: error: ")
+
+
+def test_all_inputs_are_done_when_nobody_reads(run, street, tmp_path, moving_frames, monkeypatch) -> None:
+    """As in ``stcl predict ... | head -1``; each line is written at once, and so is the bar."""
+    write_image(tmp_path / "frames" / "0.png", moving_frames(1)[0])
+    words = ["predict", str(street), str(tmp_path / "frames"), "--checkpoint", str(run), "--out", str(tmp_path / "out")]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w", buffering=1) as stream:
+        for name in ("stdout", "__stdout__", "stderr", "__stderr__"):
+            monkeypatch.setattr(sys, name, stream)
+        status = main(words)
+        monkeypatch.undo()
+    assert status == 0
+    for name in ("street", "frames"):
+        assert json.loads((tmp_path / "out" / name / "prediction.json").read_text())["state"] == "finished"
+
+
+def test_names_that_are_no_text(predict, street, tmp_path, moving_frames) -> None:
+    """A video, a folder, its frames and the folder of the results."""
+    frames = tmp_path / "fr\udce4mes"
+    for number, frame in enumerate(moving_frames(2)):
+        write_image(frames / f"b\udcffr_{number}.png", frame)
+    street.rename(tmp_path / "str\udce4\udcdfe.mkv")
+    save = ("--save", "overlay", "labels", "shares")
+    status, said, _ = predict(tmp_path / "str\udce4\udcdfe.mkv", frames, *save, "--out", tmp_path / "\udcff")
+    assert status == 0 and f"{tmp_path}/\\udcff/str__e~" in said
+    for folder in (tmp_path / "\udcff").iterdir():
+        rows = shares_in(folder)[1:]
+        assert {f"{row[1]}.png" for row in rows} == {path.name for path in (folder / "labels").iterdir()}
+
+
+@pytest.mark.parametrize("seconds", [86_400, 100_000])
+def test_a_frame_a_day(predict, tmp_path, moving_frames, write_video, read_video, seconds) -> None:
+    """As a video, and as a folder that is shown like one."""
+    slow = write_video(tmp_path / "slow.mkv", moving_frames(3), "ffv1", "bgr0", Fraction(1, seconds))
+    for number, frame in enumerate(moving_frames(3)):
+        write_image(tmp_path / "frames" / f"{number}.png", frame)
+    assert predict(slow, tmp_path / "frames", "--fps", 1 / seconds, "--part-frames", 2)[::2] == (0, "")
+    for name in ("slow", "frames"):
+        film = read_video(tmp_path / "out" / name / "overlay.mp4")
+        assert [float(time) for time, _ in film] == [0, seconds, 2 * seconds]
+        assert [float(row[2]) for row in shares_in(tmp_path / "out" / name)[1:]] == [0, seconds, 2 * seconds]
+
+
+def test_what_cannot_be_recorded_keeps_no_other_from_being_done(predict, street, tmp_path, monkeypatch) -> None:
+    """Two of three come to nothing; both are told of."""
+    others = [Path(shutil.copy(street, street.with_name(f"{name}.mkv"))) for name in ("one", "two", "last")]
+    join = recording.join_films
+
+    def join_last(out: Path, films: object) -> None:
+        if "last" not in str(out):
+            raise DataError(f"{out} cannot be written.")
+        join(out, films)
+
+    monkeypatch.setattr(recording, "join_films", join_last)
+    status, said, wrong = predict(*others)
+    assert status == 2 and "last: 12 frames" in said
+    assert all(f"{name}/overlay.mp4 cannot be written." in wrong for name in ("one", "two")) and wrong.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["loop", "loop.mp4"])
+def test_a_link_to_itself(predict, tmp_path, name) -> None:
+    (tmp_path / name).symlink_to(name)
+    message = f"stcl: error: There is no video or folder '{tmp_path / name}'. Check the path.\n"
+    assert predict(tmp_path / name)[::2] == (2, message)
 
 
 def test_a_folder_that_cannot_be_written(predict, street, tmp_path) -> None:

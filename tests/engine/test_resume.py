@@ -22,6 +22,7 @@ from stcl.engine.model_folder import digest
 from stcl.engine.train import resume, train
 from stcl.errors import CheckpointError, DataError, SettingError, TrainingError
 from stcl.methods import STCL
+from stcl.names import neighbour
 
 MEMORIES = {
     "preparation": {"match_histogram": True, "augment_source": True, "rescale": [1.0, 1.5]},
@@ -264,8 +265,10 @@ def test_killed_after_the_last_step_only_the_rest_is_done(settings, whole, tmp_p
         raise AssertionError("all steps are done")
 
     monkeypatch.setattr(STCL, "training_step", no_more)
+    neighbour(run / "checkpoints" / "last.ckpt").write_bytes(b"half")  # killed while it wrote one
     resume(run, quiet=True)
     same(whole, run)
+    assert not [*run.rglob("*.tmp")]
 
 
 def test_a_finished_run_is_left_alone(whole):

@@ -22,6 +22,15 @@ def test_round_trip(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.safetensors"]
 
 
+def test_a_name_that_is_no_text(tmp_path: Path) -> None:
+    network, path = build(), tmp_path / "r\udce4n" / "\udcff.safetensors"
+    save_weights(network, path, {"step": "7"})
+    assert load_weights(build(), path) == {"step": "7"}
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match=r"safetensors' is not a whole safetensors file \(100 bytes"):
+        load_weights(network, path)
+
+
 def test_another_network_is_refused_with_the_differences(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_weights(build(classes=7), path, {"classes": "7"})

@@ -12,6 +12,7 @@ from stcl.data import ClipDataset, get_dataset
 from stcl.errors import DataError, SettingError
 from stcl.flow import get_flow, precompute
 from stcl.labels import IGNORE, RAW_IDS, get_space, raw_ids_of
+from stcl.names import neighbour
 from stcl.ops.warp import warp
 from stcl.pictures import read_flow_png
 from stcl.twinstreets import SPACE_NAME, STYLE_NAMES, VERSION, StreetClip, get_style
@@ -215,6 +216,7 @@ def test_interrupted_export_is_completed(synthia, tmp_path, monkeypatch):
     assert (root / "twinstreets_train.partial").exists()
     assert not (root / "twinstreets_train.json").exists()
     monkeypatch.setattr(StreetClip, "render", real)
+    neighbour(root / "clip_0001/rgb/000001.png").write_bytes(b"half")  # killed while it wrote one
     result = export(root, SMALL, progress=False)
     assert result.frames == 3  # the first clip was whole
     assert tree(root) == tree(synthia)

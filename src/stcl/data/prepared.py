@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from stcl.data.clips import ClipDataset
 from stcl.data.segments import VERSION, Kind, Segment, is_segment
 from stcl.labels import IGNORE
+from stcl.paths import real_path
 from stcl.types import FrameRef
 
 
@@ -79,7 +80,7 @@ def describe_contents(clips: ClipDataset) -> dict[str, Any]:
         "version": VERSION,
         "opencv": cv2.__version__,
         "data": dataset.name,
-        "root": str(dataset.root.resolve()),
+        "root": str(real_path(dataset.root)),
         "split": dataset.split,
         "size": clips.size,
         "labels": ids and f"{clips.space.name} {ids}",

@@ -193,9 +193,10 @@ def _check_numbers(settings: Settings, say: Where) -> None:
     """Numbers must be possible."""
     for key, limits in RANGES.items():
         check_number(f"{say(key)}: {key}", attrgetter(key)(settings), *limits)
-    with suppress(ValueError):  # of a list of devices, or of auto
+    count = None  # for a list of devices, or for auto
+    with suppress(ValueError):
         count = int(settings.training.devices)
-        check_number(f"{say('training.devices')}: training.devices", count, -1, MOST_DEVICES)
+    check_number(f"{say('training.devices')}: training.devices", count, -1, MOST_DEVICES)
     for name in ("gradient_clip", "rare_class_sampling"):
         key, number = f"training.{name}", getattr(settings.training, name)
         if number is not None and number <= 0:

@@ -11,6 +11,7 @@ from typing import Any
 from stcl.engine.check import check_settings
 from stcl.engine.settings import Settings
 from stcl.errors import SettingError
+from stcl.paths import real_path
 from stcl.plain_data import load_yaml, read_text
 from stcl.resources import config_path, preset_path
 
@@ -71,7 +72,7 @@ def read_layers(path: Path) -> list[tuple[Path, dict[str, Any]]]:
             below = beside if beside.exists() and not beside.is_dir() else config_path(str(base))
         except (SettingError, OSError) as error:  # OSError: a name too long for any file
             raise SettingError(f"{path}: base: there is no file {beside}. {error}") from None
-        if below.resolve() in [file.resolve() for file, _ in layers]:
+        if real_path(below) in [real_path(file) for file, _ in layers]:
             circle = " -> ".join(str(file) for file in [*(file for file, _ in layers), below])
             raise SettingError(f"{path}: base: configurations inherit in a circle: {circle}. Take one base out.")
         path = below

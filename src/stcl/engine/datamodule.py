@@ -13,7 +13,7 @@ from stcl.data.prepared import use_prepared
 from stcl.engine.settings import DomainSettings, FlowSettings, Settings
 from stcl.errors import SettingError
 from stcl.flow import ESTIMATED, get_flow
-from stcl.paths import from_home
+from stcl.paths import from_home, real_path
 from stcl.types import ClipSpec, FlowProvider, FrameRef
 
 
@@ -27,7 +27,7 @@ def make_flow(settings: FlowSettings, dataset: VideoDataset) -> FlowProvider:
     options = of_each.get(settings.name, {})
     if settings.cache is None or settings.name not in ESTIMATED:
         return get_flow(settings.name, **options)
-    place = hashlib.blake2b(os.fsencode(dataset.root.resolve()), digest_size=4).hexdigest()
+    place = hashlib.blake2b(os.fsencode(real_path(dataset.root)), digest_size=4).hexdigest()
     folder = from_home(settings.cache) / f"{dataset.name}-{place}" / dataset.split
     try:
         folder.mkdir(parents=True, exist_ok=True)

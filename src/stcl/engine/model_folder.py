@@ -17,6 +17,7 @@ from stcl.folders import hold_lock, new_folder
 from stcl.labels import LabelSpace, get_space
 from stcl.models import VideoSegmenter, build_segmenter, load_weights
 from stcl.names import file_name
+from stcl.paths import real_path
 from stcl.plain_data import read_json
 
 ABOUT = "model.json"
@@ -133,7 +134,8 @@ def refuse_unknown(place: object, about: dict[str, Any], names: Iterable[str]) -
 
 def refuse_taken(path: Path, force: bool) -> None:
     """Nothing is overwritten unless it is a model and the user says so."""
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+    path = real_path(path)  # a link to itself leads to itself
+    if not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
         return
     if not (path.is_dir() and is_model_folder(path)):
         raise SettingError(f"{path} exists and is no model folder: it stays as it is. Choose another with --out.")
@@ -156,7 +158,7 @@ def new_model_folder(path: Path, force: bool) -> Iterator[Path]:
         path: as the user gave it.
         force: replace a model folder.
     """
-    path = path.resolve()
+    path = real_path(path)
     busy = f"Another process is writing the model {path} right now. Wait for it, or choose another folder."
     with hold_lock(path.with_name(f".{file_name(path.name)}.lock"), busy):
         refuse_taken(path, force)

@@ -14,6 +14,7 @@ import torch
 
 from stcl import __version__
 from stcl.data import ClipDataset
+from stcl.paths import real_path
 from stcl.places import shown_word
 
 PACKAGES = ("torch", "lightning", "numpy", "opencv-python-headless", "kornia", "safetensors")
@@ -67,7 +68,7 @@ def describe_clips(clips: ClipDataset) -> dict[str, Any]:
     chosen = "\n".join(clips.runs[run][position].name for run, position in clips.anchors)
     return {
         "name": clips.dataset.name,
-        "root": str(root.resolve()),
+        "root": str(real_path(root)),
         "split": clips.dataset.split,
         "frames": len(frames),
         "labelled": sum(ref.label is not None for ref in frames) if clips.spec.labels else None,

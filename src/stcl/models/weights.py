@@ -51,8 +51,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors by name and metadata of a safetensors file."""
     path = Path(path)
     try:
-        open_file(path).close()
-        with safe_open(path, framework="pt") as file:
+        with open_file(path) as opened, safe_open(_readable(path, opened.fileno()), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
             metadata = file.metadata() or {}
     except FileNotFoundError:
@@ -66,6 +65,11 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from error
     check_tensors(tensors, path)
     return tensors, metadata
+
+
+def _readable(path: Path, handle: int) -> Path:
+    """A path as safetensors takes it: in UTF-8, which names of files need not be on Unix."""
+    return path if str(path).isprintable() or not Path("/dev/fd").is_dir() else Path(f"/dev/fd/{handle}")
 
 
 def check_tensors(tensors: dict[str, Tensor], path: Path) -> None:
