@@ -8,7 +8,7 @@
 #                (https://download.pytorch.org/whl/cpu): on Linux the default build brings gigabytes of CUDA libraries
 #   DEMO_ARGS, TEST_ARGS, BENCH_ARGS, GPU_ARGS  further arguments of `stcl demo`, of pytest (-n 2: two processes), of
 #                benchmarks/bench.py and of benchmarks/gpu_report.py
-#   FUZZ_CASES   how many damaged files of each kind `make fuzz` makes
+#   FUZZ_CASES   how many damaged files of each kind `make fuzz` makes, and a twentieth of it odd calls of each command
 #   ISA          the processors that `make isa` stands in for, as environment variables
 #   TIMES        how often `make repeat` runs the suite
 #   MUTANT_ARGS  further arguments of benchmarks/mutants.py, such as `--seed 1` or `--only 'ops/warp.py'`
@@ -69,8 +69,8 @@ gpu-report:  ## measure all that wants a GPU, in nine minutes, a line of JSON fo
 	exit 1
 
 # In processes of their own: one that crashes in a decoder is named and replaced.
-fuzz: $(VENV)/.stamp-dev  ## read thousands of damaged files of every kind, others each time
-	FUZZ_CASES=$(FUZZ_CASES) $(BIN)/python -m pytest $(TEST_ARGS) tests/fuzz/test_readers.py
+fuzz: $(VENV)/.stamp-dev  ## thousands of damaged files and odd calls of every kind, others each time
+	FUZZ_CASES=$(FUZZ_CASES) $(BIN)/python -m pytest $(TEST_ARGS) tests/fuzz/test_readers.py tests/fuzz/test_commands.py
 
 repeat: $(VENV)/.stamp-dev  ## run the suite again and again, each time with other random numbers
 	@failed=""; \

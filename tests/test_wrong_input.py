@@ -396,6 +396,7 @@ def test_render_into_a_foreign_folder(refuse, world):
         (["report", "run"], "required: --out. See 'stcl report --help'"),
         (["evaluate", "run", "--splitt", "val"], "unrecognized arguments: --splitt val"),
         (["demo", "--out", ""], "argument --out: expected a path, found ''"),
+        (["demo", "--out=--"], "argument --out: expected a value, found '--'"),
         (["evaluate", " "], "argument RUN: expected a path, found ' '"),
         (["predict", "", "--checkpoint", "a", "--out", "b"], "argument INPUT: expected a path, found ''"),
         (["predict", "a", "--checkpoint", "", "--out", "b"], "argument --checkpoint: expected a path, found ''"),

@@ -2,10 +2,11 @@
 
 import argparse
 import math
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from stcl.errors import SettingError, one_line, shortened
 from stcl.paths import from_home
@@ -25,6 +26,13 @@ _DIGITS = 20  # of a number that is read at all
 
 class Parser(argparse.ArgumentParser):
     """Answers a mistake with one line, like every other part of the command."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's own, which makes an empty list of the value in ``--out=--``."""
+        for word in args or ():
+            if re.fullmatch("--[^=]+=--", word):
+                self.error(f"argument {word[:-3]}: expected a value, found '--'")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Print the message and leave with status 2."""
@@ -104,7 +112,7 @@ def positive(text: str) -> float:
 
 
 def rate(text: str) -> float:
-    """Frames a second, from one a fortnight to a million."""
+    """Frames a second, from one in eleven days to a million."""
     return _number(text, 0.9e-6, 1.1e6, "frames a second from 0.000001 to 1000000")
 
 
