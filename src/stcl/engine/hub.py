@@ -58,7 +58,7 @@ def push(folder: Path, repository: str, private: bool = False, revision: str | N
         refuse_taken(place, force=False)
         _copy(folder, place, force=False)
         return str(place)
-    api, token = _api(), _token()
+    api, token = _api(), _token(repository)
     with _plain_errors(repository):
         api.create_repo(repository, private=private, exist_ok=True, token=token)
         if revision is not None:
@@ -154,12 +154,12 @@ def _api() -> Any:
     return HfApi(library_name="stcl")
 
 
-def _token() -> str:
+def _token(repository: str) -> str:
     from huggingface_hub import get_token
 
     token = get_token()
     if token is None:
-        raise SettingError(f"Uploading needs a token of the Hugging Face hub, and there is none. {LOG_IN}.")
+        raise SettingError(f"Uploading {repository} needs a token of the Hugging Face hub; there is none. {LOG_IN}.")
     return token
 
 
