@@ -1,5 +1,7 @@
 """What methods share: schedule, preparation of the clips, joint passes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from closeness import GRADIENT, NETWORK, assert_close
 from stcl.errors import SettingError
 from stcl.methods import Optimization, Preparation
 from stcl.models.joint import segment_together
+from stcl.ops.augment import StrongAugmentation
 from stcl.ops.fourier import swap_amplitude
 from stcl.types import ClipSpec, FramePair
 
@@ -144,10 +147,19 @@ def test_only_the_source_is_augmented_beforehand(make_method, data):
     assert torch.equal(target.frames, prepared(make_method, data)[1].frames)
 
 
+def test_augmentation_is_as_strong_as_it_is_set(make_method, data):
+    nothing = StrongAugmentation(jitter_probability=0.0, grey_probability=0.0, blur_probability=0.0)
+    plain, _ = prepared(make_method, data, flip=0.0)
+    source, _ = prepared(make_method, data, flip=0.0, augment_source=True, strong=nothing)
+    assert torch.equal(source.frames, plain.frames)
+    grey, _ = prepared(make_method, data, augment_source=True, strong=replace(nothing, grey_probability=1.0))
+    assert torch.equal(grey.frames, grey.frames[:, :, :1].expand_as(grey.frames))
+
+
 def test_a_larger_scale_is_cropped_and_a_smaller_one_stays(make_method, data):
-    source, target = prepared(make_method, data, flip=0.0, rescale=(2.0, 2.0))
-    assert source.size == (40, 72) and target.size == (32, 64)
-    assert prepared(make_method, data, rescale=(0.6, 0.6))[0].size == (24, 40)  # whole cells of 8 px, about so much
+    for factor, size in ((2.0, (40, 72)), (0.6, (24, 40))):  # whole cells of 8 px, about so much
+        source, target = prepared(make_method, data, flip=0.0, rescale=(factor, factor))
+        assert source.size == size and torch.equal(target.frames, data["target"].frames.float() / 255)
     scales = {prepared(make_method, data, seed, rescale=(0.5, 1.0))[0].size for seed in range(6)}
     assert len(scales) > 1
 
