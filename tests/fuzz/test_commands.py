@@ -37,6 +37,7 @@ from stcl.errors import StclError, one_line, shortened
 from stcl.films import VideoWriter
 from stcl.methods import METHODS
 from stcl.options import build_parser
+from stcl.places import shown_place
 
 LONG = int(os.environ.get("FUZZ_CASES", "0"))
 """How many damaged files of each kind ``make fuzz`` makes; a call takes longer, so there are fewer of each."""
@@ -425,7 +426,7 @@ def named(clue: str, told: str) -> bool:
     """Whether a message says what was odd, or at least how it begins."""
     text = os.path.normpath(clue.strip().strip("'\""))
     forms = {text, one_line(text), shortened(one_line(text))[:40], one_line(text)[:40], repr(text).strip("'\"")[:40]}
-    return any(form in told for form in forms if form)
+    return any(form in told for form in (*forms, shown_place(text)) if form)
 
 
 def outputs(call: Call) -> list[str]:
