@@ -7,6 +7,7 @@ published checkpoints'.
 
 from torch import Tensor, nn
 
+from stcl.models.convolutions import DilatedConv2d
 from stcl.models.head import Head, HeadBuilder, HeadSettings
 from stcl.models.pyramid import DaformerHead, MlpHead
 
@@ -17,7 +18,7 @@ class DilatedSum(Head):
     def __init__(self, channels: int, outputs: int, dilations: tuple[int, ...]) -> None:
         super().__init__()
         self.conv2d_list = nn.ModuleList(
-            nn.Conv2d(channels, outputs, 3, padding=dilation, dilation=dilation) for dilation in dilations
+            DilatedConv2d(channels, outputs, 3, padding=dilation, dilation=dilation) for dilation in dilations
         )
 
     def forward(self, features: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stcl.models.convolutions import DilatedConv2d
 from stcl.models.head import Head, HeadSettings
 
 
@@ -18,7 +19,9 @@ class ConvModule(nn.Module):
     def __init__(self, channels: int, outputs: int, kernel: int = 1, dilation: int = 1, groups: int = 1) -> None:
         super().__init__()
         padding = dilation * (kernel // 2)
-        self.conv = nn.Conv2d(channels, outputs, kernel, padding=padding, dilation=dilation, groups=groups, bias=False)
+        self.conv = DilatedConv2d(
+            channels, outputs, kernel, padding=padding, dilation=dilation, groups=groups, bias=False
+        )
         self.bn = nn.BatchNorm2d(outputs)
 
     def forward(self, features: Tensor) -> Tensor:

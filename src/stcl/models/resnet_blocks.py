@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from stcl.models.convolutions import DilatedConv2d
+
 
 class Convolutions(NamedTuple):
     """What all blocks of a network have in common.
@@ -84,7 +86,7 @@ class Bottleneck(nn.Module):
 
 
 def _conv3x3(channels: int, outputs: int, stride: int, dilation: int) -> nn.Conv2d:
-    return nn.Conv2d(channels, outputs, 3, stride=stride, padding=dilation, dilation=dilation, bias=False)
+    return DilatedConv2d(channels, outputs, 3, stride=stride, padding=dilation, dilation=dilation, bias=False)
 
 
 def _shortcut(parts: Convolutions, channels: int, outputs: int, stride: int) -> nn.Sequential | None:

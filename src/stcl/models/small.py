@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from stcl.errors import SettingError, lookup
 from stcl.models.backbone import Backbone, Tap, freeze_affine, untapped
+from stcl.models.convolutions import DilatedConv2d, StridedPointwise
 from stcl.models.head import HeadSettings
 from stcl.models.inputs import Input
-from stcl.models.pointwise import StridedPointwise
 
 GROUP_CHANNELS = 8
 """Channels that group norm (Wu and He 2018, arXiv 1803.08494) takes together, where their number divides by it."""
@@ -40,7 +40,7 @@ class ConvNormRelu(nn.Sequential):
 
     def __init__(self, channels: int, outputs: int, norm: Norm, stride: int = 1, dilation: int = 1) -> None:
         super().__init__(
-            nn.Conv2d(channels, outputs, 3, stride, padding=dilation, dilation=dilation, bias=False),
+            DilatedConv2d(channels, outputs, 3, stride, padding=dilation, dilation=dilation, bias=False),
             norm(outputs),
             nn.ReLU(inplace=True),
         )
@@ -52,7 +52,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int, outputs: int, norm: Norm, stride: int = 1, dilation: int = 1) -> None:
         super().__init__()
         self.first = ConvNormRelu(channels, outputs, norm, stride, dilation)
-        self.second = nn.Conv2d(outputs, outputs, 3, padding=dilation, dilation=dilation, bias=False)
+        self.second = DilatedConv2d(outputs, outputs, 3, padding=dilation, dilation=dilation, bias=False)
         self.norm = norm(outputs)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels != outputs:

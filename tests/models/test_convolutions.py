@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from closeness import assert_close
+from closeness import TOLERANCES, assert_close
 from stcl.models import HEADS, build_segmenter
-from stcl.models.pointwise import StridedPointwise
+from stcl.models.convolutions import DilatedConv2d, StridedPointwise
 
 LANES = 16
 """Floats in the widest vector of today's processors, AVX-512's."""
@@ -27,13 +27,14 @@ for channels in (1, 3, 4, 7):
 
 
 def forbidden(network: nn.Module) -> list[nn.Conv2d]:
-    """Convolutions whose weight gradient oneDNN cannot compute in ``channels_last``, see ``models/pointwise.py``."""
+    """Convolutions whose weight gradient oneDNN cannot compute in ``channels_last``, see ``models/convolutions.py``."""
     layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
     assert layers
     return [
         layer
         for layer in layers
-        if max(layer.kernel_size) == 1 and max(layer.stride) > 1 and layer.in_channels // layer.groups < LANES
+        if (max(layer.kernel_size) == 1 and max(layer.stride) > 1 and layer.in_channels // layer.groups < LANES)
+        or (max(layer.dilation) > 1 and not isinstance(layer, DilatedConv2d))
     ]
 
 
@@ -50,6 +51,22 @@ def test_it_is_the_strided_convolution(stride, memory_format):
     assert_close(found, wanted)
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_dilated_convolution_has_the_gradient_of_its_definition_in_half_precision(memory_format):
+    """At sizes where the plain one had another gradient or none; these died in one run of ten, at most."""
+    for channels, outputs, groups, dilation in ((56, 56, 56, 6), (39, 39, 39, 6), (36, 35, 1, 2), (32, 16, 1, 6)):
+        torch.manual_seed(0)
+        layer = DilatedConv2d(channels, outputs, 3, padding=dilation, dilation=dilation, groups=groups)
+        layer = layer.to(memory_format=memory_format)
+        features = torch.randn(2, channels, 33, 65).contiguous(memory_format=memory_format)
+        cotangent = torch.randn(2, outputs, 33, 65).contiguous(memory_format=memory_format)
+        (wanted,) = torch.autograd.grad(layer(features), layer.weight, cotangent)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = layer(features)
+        (found,) = torch.autograd.grad(half, layer.weight, cotangent.to(half.dtype))
+        assert_close(found, wanted, TOLERANCES[torch.bfloat16])
+
+
 def test_narrow_networks_train_on_a_processor_without_avx512():
     """In a process of its own: what went wrong there would hang or kill it."""
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
@@ -59,7 +76,7 @@ def test_narrow_networks_train_on_a_processor_without_avx512():
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_no_network_has_a_narrow_pointwise_convolution_with_a_stride(kind, head):
+def test_no_network_has_a_convolution_that_cannot_be_trained_everywhere(kind, head):
     for settings in [{"width": width} for width in (1, 4, 9, 15)] if kind == "small" else [{}]:
         with torch.device("meta"):
             narrow = {"width": 1} if "width" in HEADS[head].settings else {}
@@ -69,5 +86,6 @@ def test_no_network_has_a_narrow_pointwise_convolution_with_a_stride(kind, head)
 
 def test_the_forbidden_convolution_is_seen():
     wrong = [nn.Conv2d(4, 8, 1, 2), nn.Conv2d(15, 8, 1, 4), nn.Conv2d(32, 8, 1, 2, groups=4)]
-    right = [nn.Conv2d(16, 8, 1, 2), nn.Conv2d(4, 8, 1), nn.Conv2d(4, 8, 3, 2)]
+    wrong += [nn.Conv2d(24, 8, 3, dilation=2), nn.Conv2d(32, 32, 3, dilation=6, groups=32)]
+    right = [nn.Conv2d(16, 8, 1, 2), nn.Conv2d(4, 8, 1), nn.Conv2d(4, 8, 3, 2), DilatedConv2d(24, 8, 3, dilation=2)]
     assert forbidden(nn.Sequential(*wrong, *right)) == wrong
