@@ -1,35 +1,27 @@
 """Every example runs, at a tiny size."""
 
-import importlib.util
 import json
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from types import ModuleType
 
 import pytest
 from PIL import Image
 
-FOLDER = Path(__file__).parents[1] / "examples"
-SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py"))
+from scripts import EXAMPLES, ROOT, scripts_of
+
+SCRIPTS = sorted(path.stem for path in EXAMPLES.glob("*.py"))
 
 
-@pytest.fixture
-def example() -> Callable[[str], ModuleType]:
+@pytest.fixture(scope="module")
+def example() -> Iterator[Callable[[str], ModuleType]]:
     """``example(name)`` imports a script."""
-
-    def load(name: str) -> ModuleType:
-        spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    return load
+    with scripts_of(EXAMPLES) as load:
+        yield load
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_short_and_tested(name):
-    lines = (FOLDER / f"{name}.py").read_text("utf-8").splitlines()
+    lines = (EXAMPLES / f"{name}.py").read_text("utf-8").splitlines()
     assert len(lines) < 60
     assert f"test_{name}" in globals()
 
@@ -56,7 +48,7 @@ def test_train_from_python(example, tmp_path, capsys):
     assert "STCL:" in capsys.readouterr().out
     assert (tmp_path / "tiny" / "report" / "report.html").is_file()
     # docs/protocol.md describes each file of a run and each key of a result
-    protocol = (FOLDER.parent / "docs" / "protocol.md").read_text("utf-8")
+    protocol = (ROOT / "docs" / "protocol.md").read_text("utf-8")
     results = json.loads((tmp_path / "tiny" / "stcl" / "results.json").read_text("utf-8"))
     files = {path.name for path in (tmp_path / "tiny" / "stcl").iterdir()}
     assert {"config.yaml", "results.json"} <= files

@@ -1,18 +1,15 @@
 """The small file that `make weights` puts into the package."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 
 from closeness import assert_close
+from scripts import BENCHMARKS, scripts_of
 from stcl.labels import get_space
 from stcl.models import build_segmenter, load_weights, save_weights
 from stcl.models.transfer import transfer_weights
 from stcl.models.weights import read_weights
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "make_weights.py"
 METADATA = {"config": "name: pretrain", "classes": '["road", "car"]', "selection": "last EMA weights"}
 
 
@@ -22,11 +19,8 @@ def build(classes: int):
 
 @pytest.fixture
 def main():
-    spec = importlib.util.spec_from_file_location("make_weights", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    with scripts_of(BENCHMARKS) as load:
+        yield load("make_weights").main
 
 
 def test_half_the_size_the_same_network(main, tmp_path):

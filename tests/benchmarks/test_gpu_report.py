@@ -14,9 +14,8 @@ import pytest
 import torch
 
 import stcl
+from scripts import BENCHMARKS, ROOT
 
-ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "benchmarks"
 SECTIONS = ["environment", "step", "rendition", "vit_step", "stream", "film", "memory", "tests"]
 
 
@@ -37,7 +36,7 @@ def tiny(tmp_path_factory):
     """A whole tiny report: exit status, what was printed, the file."""
     out = tmp_path_factory.mktemp("report") / "folder" / "report.jsonl"
     # minutes that a busy machine does not use up either
-    command = [sys.executable, str(FOLDER / "gpu_report.py"), "--tiny", "--minutes", "60", "--out", str(out)]
+    command = [sys.executable, str(BENCHMARKS / "gpu_report.py"), "--tiny", "--minutes", "60", "--out", str(out)]
     process = subprocess.run(command, capture_output=True, text=True, timeout=540, cwd=out.parents[1], check=False)
     return process, out
 
@@ -137,15 +136,8 @@ def breaks(report):
 
 
 @pytest.fixture
-def script(monkeypatch):
-    """``gpu_report.py`` as a module, which finds its neighbours as it does when it is run."""
-    monkeypatch.syspath_prepend(FOLDER)
-    import gpu_report
-
-    yield gpu_report
-    for name, module in list(sys.modules.items()):
-        if Path(getattr(module, "__file__", None) or "/").parent == FOLDER:
-            del sys.modules[name]
+def script(load):
+    return load("gpu_report")
 
 
 @pytest.fixture
@@ -229,7 +221,7 @@ def test_a_report_that_is_stopped_leaves_no_process(script, tmp_path, sent, stat
     out = tmp_path / "out.jsonl"
     driver = f"""
 import sys
-sys.path[:0] = [{str(FOLDER)!r}, {str(tmp_path)!r}]
+sys.path[:0] = [{str(BENCHMARKS)!r}, {str(tmp_path)!r}]
 import gpu_report
 gpu_report.SECTIONS = (gpu_report.Section("itself", 1, 1, "wrong:itself"),)
 raise SystemExit(gpu_report.main(["--tiny", "--out", {str(out)!r}]))

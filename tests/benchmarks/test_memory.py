@@ -1,14 +1,10 @@
 """The count of benchmarks/memory.py is that of a real step, and the presets fit their cards."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
 TINY = [
     *("--source.size", "[96, 64]", "--target.size", "[64, 32]", "--network.weights", "null"),
     *("--network.backbone_settings.width", "4", "--network.head_settings.width", "4"),
@@ -16,15 +12,8 @@ TINY = [
 
 
 @pytest.fixture
-def memory(monkeypatch):
-    """The script as a module."""
-    monkeypatch.syspath_prepend(FOLDER)
-    spec = importlib.util.spec_from_file_location("memory_benchmark", FOLDER / "memory.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    return module
+def memory(load):
+    return load("memory")
 
 
 def test_bytes_count_while_they_live(memory):

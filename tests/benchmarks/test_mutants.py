@@ -1,14 +1,14 @@
 """`make mutants` puts in mistakes that are mistakes, and draws the same ones for the same seed."""
 
 import ast
-import sys
 from pathlib import Path
 
 import pytest
 
+from scripts import ROOT
+
 pytest.importorskip("cosmic_ray")
 
-ROOT = Path(__file__).parents[2]
 MODULE = '''
 """1 + 1 in a sentence is no code."""
 
@@ -21,13 +21,8 @@ def share(part: "int | None", whole: int = 3) -> float | None:
 
 
 @pytest.fixture(scope="module")
-def script():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "benchmarks")
-        import mutants
-
-        yield mutants
-        sys.modules.pop("mutants")
+def script(load):
+    return load("mutants")
 
 
 @pytest.fixture

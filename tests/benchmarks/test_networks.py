@@ -1,28 +1,16 @@
 """What benchmarks/networks.py counts is what the networks have and do."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from stcl.engine.networks import untrained
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def networks(monkeypatch):
-    """The script as a module."""
-    monkeypatch.syspath_prepend(FOLDER)
-    spec = importlib.util.spec_from_file_location("networks_benchmark", FOLDER / "networks.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    return module
+def networks(load):
+    return load("networks")
 
 
 def test_multiply_accumulates_are_those_of_the_convolutions(networks):

@@ -1,39 +1,20 @@
 """The short benchmarks run on small inputs, end with a line of JSON, and bench.py makes one table of them."""
 
-import importlib.util
 import json
 import math
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 
 import pytest
 
 import stcl
 from closeness import NETWORK
+from scripts import ROOT
 from stcl.engine.networks import build_network
 from stcl.models import save_weights
 
-ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "benchmarks"
 NARROW = ["--network.weights=null", "--network.backbone_settings.width=4", "--network.head_settings={width: 4}"]
-
-
-@pytest.fixture
-def load(monkeypatch):
-    """A script as a module; it finds its neighbour ``measure`` as it does when it is run."""
-    monkeypatch.syspath_prepend(FOLDER)
-
-    def load_script(name: str):
-        spec = importlib.util.spec_from_file_location(f"short_{name}", FOLDER / f"{name}.py")
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up
-        spec.loader.exec_module(module)
-        return module
-
-    return load_script
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import json
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ import stcl
 from closeness import NETWORK, assert_close
 
 CPU = torch.device("cpu")
-FOLDER = Path(__file__).parents[2] / "benchmarks"
 TINY = [
     "--source.size=[96,48]",
     "--target.size=[64,32]",
@@ -31,16 +29,8 @@ TINY = [
 
 
 @pytest.fixture(scope="module")
-def script():
-    """``train_step.py`` as a module; it finds its neighbours as it does when it is run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(FOLDER)
-        import train_step
-
-        yield train_step
-        for name, module in list(sys.modules.items()):
-            if Path(getattr(module, "__file__", None) or "/").parent == FOLDER:
-                del sys.modules[name]
+def script(load):
+    return load("train_step")
 
 
 @pytest.fixture

@@ -69,49 +69,38 @@ STOPPED = {"demo", "arena"}
 
 # fmt: off
 NUMBERS = (
-    "0", "-1", "1", "2", "0.5", "1e400", "nan", "inf", "-inf", "1e-300", "1e300",
-    "99999999999999999999", "9" * 5000, "²",
-    "٣", "0x10", "1_000", "+3", " 4 ", "1/0", "0/5", "5/1", "1/2", "3x", "x", "0x0", "99999x99999",
-    "1x1", "64x32", "-1x5",
+    "0", "-1", "1", "2", "0.5", "1e400", "nan", "inf", "-inf", "1e-300", "1e300", "99999999999999999999", "9" * 5000,
+    "²", "٣", "0x10", "1_000", "+3", " 4 ", "1/0", "0/5", "5/1", "1/2", "3x", "x", "0x0", "99999x99999", "1x1",
+    "64x32", "-1x5",
 )
 TEXTS = (
-    "", " ", "\n",
-    "\x1b[31m", "a\tb", "\udce4", "é", "日本", "[red]", "[/b]", "-", "--", "---", "%s", "{}", "null", "true",
-    "[1, 2]", "{a: 1}", "&a [*a]", "!!python/object:os.system x", "'",
-    '"', ":", "#", "=", "\u202e", "every:0", "every:1",
-    "every:" + "9" * 5000, "list:", "list:loop", "list:own.yaml", "builtin:x", "pretrained:x",
-    "camera:99", "a" * 5000,
-    "http://127.0.0.1:1/x", "rtsp://u:p@127.0.0.1:1/x", "x/y", "cpu", "cuda:99", "meta",
+    "", " ", "\n", "\x1b[31m", "a\tb", "\udce4", "é", "日本", "[red]", "[/b]", "-", "--", "---", "%s", "{}", "null",
+    "true", "[1, 2]", "{a: 1}", "&a [*a]", "!!python/object:os.system x", "'", '"', ":", "#", "=", "\u202e",
+    "every:0", "every:1", "every:" + "9" * 5000, "list:", "list:loop", "list:own.yaml", "builtin:x", "pretrained:x",
+    "camera:99", "a" * 5000, "http://127.0.0.1:1/x", "rtsp://u:p@127.0.0.1:1/x", "x/y", "cpu", "cuda:99", "meta",
     "synthia_seq", "zero", "exact",
 )
 PLACES = (
-    ".", "..", "~", "~no_such_user/a", "source", "target/leftImg8bit_sequence", "street.mp4",
-    "run/config.yaml", "run", "loop",
-    "loop/x", "loop.yaml", "nothing/x", "empty", "missing.yaml", "y" * 255, "y" * 255 + "/y",
-    "y" * 256, "street.mp4/x",
-    "\udce4.yaml", "\udce4", "frames", "b" * 240, "b" * 240 + ".mp4", "own.yaml", "model",
-    "nothing.mp4", "/dev/null", "pipe", "pipe.yaml", "pipe.mp4",
-    "c" * 250 + ".yaml", "own.yaml/", "./source/../own.yaml",
+    ".", "..", "~", "~no_such_user/a", "source", "target/leftImg8bit_sequence", "street.mp4", "run/config.yaml",
+    "run", "loop", "loop/x", "loop.yaml", "nothing/x", "empty", "missing.yaml", "y" * 255, "y" * 255 + "/y",
+    "y" * 256, "street.mp4/x", "\udce4.yaml", "\udce4", "frames", "b" * 240, "b" * 240 + ".mp4", "own.yaml", "model",
+    "nothing.mp4", "/dev/null", "pipe", "pipe.yaml", "pipe.mp4", "c" * 250 + ".yaml", "own.yaml/",
+    "./source/../own.yaml",
 )
 VALUES = (
-    None, True, False, 0, -1, 1, 2**31, 2**63, 10**30, -(10**30), 10**400, 0.5, -0.5, 1.5, 1e-300,
-    1e300, float("nan"),
-    float("inf"), "", "a", "\0", "..", "~no_such_user/a", "1e3", "loop",
-    "\x1b[31m", "é", [], {}, [1, 2], [[]], {"a": {}},
-    {"name": "a"}, {"": 0}, [1e400, -5], [None] * 12, [0, 0], [-1, -1], [10**9, 10**9], [32, 32],
-    [64, 32], ["a", 1],
-    "every:0", "list:loop", "list:own.yaml", "9" * 5000, "b" * 300, "street.mp4", "empty",
+    None, True, False, 0, -1, 1, 2**31, 2**63, 10**30, -(10**30), 10**400, 0.5, -0.5, 1.5, 1e-300, 1e300,
+    float("nan"), float("inf"), "", "a", "\0", "..", "~no_such_user/a", "1e3", "loop", "\x1b[31m", "é", [], {},
+    [1, 2], [[]], {"a": {}}, {"name": "a"}, {"": 0}, [1e400, -5], [None] * 12, [0, 0], [-1, -1], [10**9, 10**9],
+    [32, 32], [64, 32], ["a", 1], "every:0", "list:loop", "list:own.yaml", "9" * 5000, "b" * 300, "street.mp4",
+    "empty",
 )
 SURROUNDINGS: tuple[dict[str, str | None], ...] = (
-    {"HOME": None}, {"HOME": "missing"}, {"HOME": ""}, {"TMPDIR": "missing"}, {"COLUMNS": "0"},
-    {"COLUMNS": "1"},
-    {"COLUMNS": "-5"}, {"COLUMNS": "abc"}, {"TERM": "dumb"}, {"NO_COLOR": "1"},
-    {"FORCE_COLOR": "1"}, {"RANK": "abc"},
-    {"RANK": "7"}, {"RANK": "-1"}, {"WORLD_SIZE": "0"}, {"WORLD_SIZE": "9" * 5000},
-    {"LOCAL_RANK": ""}, {"LOCAL_RANK": "3"},
-    {"LOCAL_WORLD_SIZE": "4"}, {"SLURM_PROCID": "zz"}, {"SLURM_NTASKS": "0"},
-    {"SLURM_NTASKS": "x"}, {"SLURM_LOCALID": "1.5"},
-    {"MASTER_PORT": "http"}, {"STCL_PRETRAINED": "loop"}, {"CUDA_VISIBLE_DEVICES": "abc"}, {"LINES": "abc"},
+    {"HOME": None}, {"HOME": "missing"}, {"HOME": ""}, {"TMPDIR": "missing"}, {"COLUMNS": "0"}, {"COLUMNS": "1"},
+    {"COLUMNS": "-5"}, {"COLUMNS": "abc"}, {"TERM": "dumb"}, {"NO_COLOR": "1"}, {"FORCE_COLOR": "1"}, {"RANK": "abc"},
+    {"RANK": "7"}, {"RANK": "-1"}, {"WORLD_SIZE": "0"}, {"WORLD_SIZE": "9" * 5000}, {"LOCAL_RANK": ""},
+    {"LOCAL_RANK": "3"}, {"LOCAL_WORLD_SIZE": "4"}, {"SLURM_PROCID": "zz"}, {"SLURM_NTASKS": "0"},
+    {"SLURM_NTASKS": "x"}, {"SLURM_LOCALID": "1.5"}, {"MASTER_PORT": "http"}, {"STCL_PRETRAINED": "loop"},
+    {"CUDA_VISIBLE_DEVICES": "abc"}, {"LINES": "abc"},
 )
 # fmt: on
 
