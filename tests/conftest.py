@@ -35,6 +35,7 @@ def pytest_runtest_setup() -> None:
     random.seed(SEED)
     np.random.seed(SEED)  # noqa: NPY002  # what libraries may draw from
     torch.manual_seed(SEED)
+    torch.set_num_threads(int(THREADS))  # a benchmark that ran here has taken another number
 
 
 pytest_runtest_call = pytest_runtest_setup  # and after them
