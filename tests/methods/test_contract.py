@@ -6,7 +6,7 @@ Methods whose parts are off by default add settings that switch them on to ``VAR
 import ast
 import inspect
 import io
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 import stcl.methods
 from closeness import assert_close
 from stcl.errors import SettingError
+from stcl.labels import IGNORE
 from stcl.methods import METHODS, AdaptationMethod, Optimization, Preparation, get_method
 from stcl.methods.patches import ResizableBuffers
 from stcl.methods.settings import Alignment, FeatureFusion, Masking, SequenceFusion, Teacher
@@ -98,6 +99,34 @@ def test_it_never_asks_for_target_labels(make_method, name, settings):
     assert method.target_spec is None or method.target_spec.labels == ()
     if method.target_spec is not None:
         assert method.target_spec.frames[0] == 0  # whose colours the source takes
+
+
+@each_method
+def test_a_method_that_pastes_wants_a_source_as_large_as_the_target(make_method, make_batch, make_run, name):
+    """It says so of itself; the others train on any two sizes."""
+    method = make_method(name)
+    data = make_batch(method, source_size=(24, 48))
+    if not method.pastes:
+        assert torch.isfinite(make_run(method).losses(data)["source"])
+        return
+    with pytest.raises(SettingError, match="smaller than the target's 64x32 px, so patches cannot be pasted"):
+        make_run(method).losses(data)
+
+
+@each_method
+def test_the_source_teaches_its_frame_t(make_method, make_batch, make_run, name):
+    method = make_method(name)
+    run, data = make_run(method), make_batch(method)
+    source = data["source"]
+
+    def term(hidden):
+        ignored = torch.tensor([offset in hidden for offset in source.offsets])[:, None, None]
+        data["source"] = replace(source, labels=source.labels.masked_fill(ignored, IGNORE))
+        torch.manual_seed(0)  # of the dropout
+        return run.losses(data)["source"]
+
+    assert term([0]) == 0 < term([])
+    assert term([-1]) == term([])
 
 
 @each_case
