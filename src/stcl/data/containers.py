@@ -68,8 +68,10 @@ def open_container(
 
 
 def _open_file(path: Path) -> av.container.InputContainer:
-    with open_file(path):  # says what is no file, which FFmpeg would wait for
-        pass
+    try:
+        open_file(path).close()  # FFmpeg would wait for a pipe
+    except OSError as error:
+        raise DataError(f"{path} is no video that can be read: {reason(error)}. Give a file, or leave it out.") from None
     options = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
     try:  # a relative path with a colon would be an address to FFmpeg
         return av.open(str(path.absolute()), options=options | _LIMITS, metadata_errors=_ANY_TITLE)
