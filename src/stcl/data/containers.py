@@ -71,7 +71,7 @@ def _open_file(path: Path) -> av.container.InputContainer:
     try:
         open_file(path).close()  # FFmpeg would wait for a pipe
     except OSError as error:
-        raise DataError(f"{path} is no video that can be read: {reason(error)}. Give a file, or leave it out.") from None
+        raise DataError(f"{path} is no video that can be read: {reason(error)}. Give a file.") from None
     options = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
     try:  # a relative path with a colon would be an address to FFmpeg
         return av.open(str(path.absolute()), options=options | _LIMITS, metadata_errors=_ANY_TITLE)
