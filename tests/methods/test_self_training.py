@@ -171,8 +171,8 @@ def weights_by_hand(pseudo, weighting, threshold, kept_share, classes):
             weight[own] = (steps[own] >= round(threshold * 100)).float().mean()
         elif own.any():  # in steps of a hundredth
             surest = steps[own].sort(descending=True).values
-            lowest = float(surest[math.ceil(kept_share * len(surest)) - 1]) / 100
-            weight[own] = (pseudo.confidence[own] >= min(lowest, threshold) - 1e-6).float()
+            lowest = surest[math.ceil(kept_share * len(surest)) - 1] / 100
+            weight[own] = (pseudo.confidence[own] >= lowest.clamp(max=threshold)).float()
     return weight
 
 
