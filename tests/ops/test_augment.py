@@ -124,6 +124,28 @@ def test_switching_one_part_off_leaves_the_draws_of_the_others():
     assert torch.equal(source.get_state(), other.get_state())
 
 
+@pytest.mark.parametrize(
+    ("part", "read"),
+    [("jitter_probability", {0, 1, 2, 3, 4}), ("grey_probability", {5}), ("blur_probability", {6, 7})],
+)
+def test_each_part_reads_numbers_of_its_own(monkeypatch, part, read):
+    """Or clips that are blurred more would be the ones that are recoloured."""
+    off = {"jitter_probability": 0.0, "grey_probability": 0.0, "blur_probability": 0.0}
+    settings = StrongAugmentation(**off | {part: 0.5}, blur_kernels_px=(3, 5, 9))
+    frames = random_clip(batch=1).frames.expand(64, -1, -1, -1, -1).contiguous()
+    numbers = torch.rand(64, 8, generator=generator())
+
+    def augmented(changed=None):
+        drawn = numbers.clone()
+        if changed is not None:
+            drawn[:, changed] = 1 - drawn[:, changed]
+        monkeypatch.setattr(torch, "rand", lambda *_, **__: drawn)
+        return strong_augment(frames, settings, generator())
+
+    plain = augmented()
+    assert {place for place in range(8) if not torch.equal(augmented(place), plain)} == read
+
+
 def test_larger_kernels_blur_more():
     frames = torch.rand(1, 1, 3, 32, 32, generator=generator())
     spread = []
@@ -248,6 +270,15 @@ def test_rescale_scales_flow_per_axis():
     small = rescale_clip(clip, (4, 12))
     assert_close(small.flow(0, -1)[:, 0], torch.full((2, 4, 12), 3.0))
     assert_close(small.flow(0, -1)[:, 1], torch.full((2, 4, 12), 1.0))
+
+
+def test_rescale_keeps_flow_where_its_pixels_are():
+    """Pixels are areas: the middle of pixel x of the larger clip lies at (x + 0.5) / 2 - 0.5 of the smaller one."""
+    clip = random_clip()
+    x = torch.arange(24.0).expand(2, 16, 24)
+    clip.flows[0, -1] = torch.stack((x, torch.zeros_like(x)), 1)
+    large = rescale_clip(clip, (32, 48)).flow(0, -1)[:, 0, :, 1:-1]  # beyond the outermost middles it stays the same
+    assert_close(large, (2 * ((torch.arange(1.0, 47.0) + 0.5) / 2 - 0.5)).expand_as(large))
 
 
 def test_rescale_by_whole_factors():

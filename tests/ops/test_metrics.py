@@ -184,6 +184,7 @@ def test_pixels_whose_label_changes_or_is_ignored_do_not_count():
     assert math.isnan(video_consistency(labels, torch.full_like(labels, 255), 2))
 
 
-def test_a_window_longer_than_the_video():
-    with pytest.raises(SettingError, match="8 frames does not fit a video of 2 frames"):
-        video_consistency(torch.zeros(2, 1, 1), torch.zeros(2, 1, 1), 8)
+@pytest.mark.parametrize("window", [0, 3, 8])
+def test_a_window_longer_than_the_video_or_of_no_frame(window):
+    with pytest.raises(SettingError, match=f"{window} frames does not fit a video of 2 frames"):
+        video_consistency(torch.zeros(2, 1, 1), torch.zeros(2, 1, 1), window)

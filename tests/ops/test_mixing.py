@@ -14,6 +14,7 @@ from stcl.ops.mixing import (
     cut,
     fuse,
     paste,
+    random_pixel,
 )
 from stcl.types import VideoClip
 
@@ -276,3 +277,21 @@ def test_nothing_is_read_back_to_the_host():
     sequence = cut(clip, present)
     fused = fuse(random_clip(1).to("meta"), [sequence, sequence._replace(still=True)])
     assert fused.mask.shape == (2, *SIZE)
+
+
+# ---- choosing pixels ----
+
+
+def test_each_pixel_of_a_mask_is_as_likely_as_the_others():
+    mask = torch.zeros(*SIZE, dtype=torch.bool)
+    wanted = [(0, 0), (5, 1), (7, 3), (2, 5)]
+    for x, y in wanted:
+        mask[y, x] = True
+    drawn = random_pixel(mask.expand(4000, -1, -1), generator()).tolist()
+    counts = [drawn.count([x, y]) for x, y in wanted]
+    assert sum(counts) == 4000 and min(counts) > 850
+
+
+def test_an_empty_mask_has_some_pixel():
+    (x, y), height, width = random_pixel(bools([0] * 8).expand(1, 6, 8), generator())[0].tolist(), *SIZE
+    assert 0 <= x < width and 0 <= y < height

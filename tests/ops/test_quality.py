@@ -113,8 +113,9 @@ def test_distance_of_domains_by_hand():
     assert sums[0].scatter[0].item() == 8
     assert domain_distance(*sums)[0].item() == pytest.approx(3)
     assert math.isnan(domain_distance(*sums)[1])  # absent
-    scaled = feature_sums(10 * source, labels, 2), feature_sums(10 * (source + 3), labels, 2)
-    assert domain_distance(*scaled)[0].item() == pytest.approx(3)
+    for scale in (10, 0.3):
+        scaled = feature_sums(scale * source, labels, 2), feature_sums(scale * (source + 3), labels, 2)
+        assert domain_distance(*scaled)[0].item() == pytest.approx(3)
 
 
 def test_sums_over_parts_are_sums_over_all_and_rare_classes_are_left_out():
