@@ -86,9 +86,8 @@ def matmul_rate(device: torch.device, dtype: torch.dtype | None = None, side: in
     side, rounds = side or (8192 if on_gpu else 1024), 10 if on_gpu else 1
     a, b = torch.randn(2, side, side, device=device, dtype=dtype or (torch.bfloat16 if on_gpu else torch.float32))
     products: list[Callable[[], object]] = [lambda: a @ b]
-    onednn = torch.backends.mkldnn.is_available() and a.dtype == torch.float32  # not every processor has it in bfloat16
-    if not on_gpu and onednn:  # the library of the convolutions, often the faster one
-        blocked = a.to_mkldnn()
+    if not on_gpu and a.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+        blocked = a.to_mkldnn()  # for the library of the convolutions, often the faster one; not all have bfloat16
         products.append(lambda: F.linear(blocked, b))
     seconds = []
     for product in products * 10:

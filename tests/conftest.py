@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 THREADS = os.environ.get("STCL_TEST_THREADS", "1")
 """One unless told otherwise: tiny tensors gain nothing from more, and results do not depend on the machine."""
 
-torch.set_num_threads(int(THREADS))
 os.environ["OMP_NUM_THREADS"] = THREADS  # what child processes start with: sums in another order are other bits
 
 SEED = int(os.environ.get("STCL_TEST_SEED", "0"))

@@ -414,8 +414,9 @@ def check(world: World, call: Call) -> None:
 def named(clue: str, told: str) -> bool:
     """Whether a message says what was odd, or at least how it begins."""
     text = os.path.normpath(clue.strip().strip("'\""))
-    forms = {text, one_line(text), shortened(one_line(text))[:40], one_line(text)[:40], repr(text).strip("'\"")[:40]}
-    return any(form in told for form in (*forms, shown_place(text)) if form)
+    line = one_line(text)
+    forms = {text, line, shortened(line)[:40], line[:40], repr(text).strip("'\"")[:40], shown_place(text)}
+    return any(form in told for form in forms if form)
 
 
 def outputs(call: Call) -> list[str]:

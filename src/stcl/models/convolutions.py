@@ -38,7 +38,7 @@ class DilatedConv2d(nn.Conv2d):
 
     oneDNN's weight gradient of a dilated convolution in bfloat16 and ``channels_last`` is wrong by more than its
     largest value, or reads far behind the features, which may end the process: where each channel is convolved by
-    itself, as in a separable pyramid, and where more than 16 input channels are no multiple of 16. Seen on one sixth
+    itself, as in a separable pyramid, and where more than 16 input channels are no multiple of 16. Seen on one fifth
     of random sizes with AVX-512 and torch 2.13; never in float32, which such convolutions therefore keep.
     """
 
