@@ -85,6 +85,12 @@ def test_what_was_not_measured_is_not_claimed(about):
     assert "Unspecified: ask whoever gave you this folder" in card
 
 
+def test_nothing_of_the_template_is_left_in_it(about):
+    card = render_card(about)
+    assert not re.search(r"[{][{%]|[%}][}]|\w[(]\w+=", card.partition("## Classes and results")[2])
+    assert "| code | stcl 0.1.0, revision abc |" in card
+
+
 def test_the_numbers_are_those_of_the_results(about, make_run: Callable[..., Path]):
     result = read_result(make_run("stcl"))
     about |= {"results": summarise(result), "license": "CC-BY-4.0"}
