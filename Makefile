@@ -48,12 +48,12 @@ slow: $(VENV)/.stamp-dev  ## run the slow tests: real training, minutes each
 isa: $(VENV)/.stamp-dev  ## run the tests of arithmetic as on other processors, and with two threads
 	@for setting in $(ISA); do \
 	  echo "$$setting"; \
-	  env "$$setting" $(BIN)/python -m pytest $(TEST_ARGS) tests/ops tests/models tests/methods tests/engine \
+	  env "$$setting" $(BIN)/python -m pytest $(TEST_ARGS) tests/ops tests/models tests/methods tests/training tests/commands \
 	    tests/distributed tests/benchmarks || exit 1; \
 	done
 
 gpu: $(VENV)/.stamp-dev  ## run the tests that need a GPU
-	$(BIN)/python -m pytest tests/engine/test_cuda.py tests/methods/test_no_sync.py
+	$(BIN)/python -m pytest tests/training/test_cuda.py tests/methods/test_no_sync.py
 
 # A machine that is lent for minutes often has torch, but no internet to build .venv from.
 gpu-report:  ## measure all that wants a GPU, in nine minutes, a line of JSON for each part

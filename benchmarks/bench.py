@@ -24,7 +24,7 @@ from measure import machine
 from rich.console import Console
 from rich.table import Table
 
-from stcl.files import write_atomic
+from stcl.files.writing import write_atomic
 
 FOLDER = Path(__file__).parent
 LIMIT_SECONDS = 600

@@ -23,10 +23,10 @@ from measure import device, finish_line, machine, median_seconds
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from stcl.engine.evaluate import predict
 from stcl.labels import IGNORE
 from stcl.ops.losses import upsample
 from stcl.ops.metrics import ConfusionMatrix
+from stcl.training.evaluate import predict
 from stcl.types import FramePair, SegOutput, VideoClip
 
 CLASSES = 19

@@ -19,9 +19,9 @@ import torch
 from measure import finish_line, machine, median_seconds
 
 import stcl
+from stcl.commands.export.graph import GRAPH_FORMATS, Run, list_graphs
+from stcl.commands.export.parity import compare, random_pairs
 from stcl.models import VideoSegmenter
-from stcl.models.export import GRAPH_FORMATS, Run, list_graphs
-from stcl.models.parity import compare, random_pairs
 from stcl.types import FramePair
 
 

@@ -27,9 +27,9 @@ from measure import finish_line, machine, median_seconds
 from numpy.typing import NDArray
 
 from stcl.errors import SettingError
-from stcl.files import exact_flow_path, write_atomic
+from stcl.files.pictures import encode_flow
+from stcl.files.writing import exact_flow_path, write_atomic
 from stcl.flow import SignedFlow, get_flow
-from stcl.pictures import encode_flow
 from stcl.twinstreets import STYLE_NAMES, StreetClip, get_style
 from stcl.types import FrameRef
 

@@ -14,7 +14,7 @@ from measure import device, machine, matmul_rate, seconds_in_a_row
 from packages import unfit
 
 ROOT = Path(__file__).resolve().parents[1]
-GPU_TESTS = ("tests/engine/test_cuda.py", "tests/methods/test_no_sync.py")
+GPU_TESTS = ("tests/training/test_cuda.py", "tests/methods/test_no_sync.py")
 """What ``make gpu`` runs."""
 
 Figures = Mapping[str, Any]

@@ -112,9 +112,9 @@ def film(report: Report) -> None:
     """A film of 1920x1080 to its overlay by `stcl predict`: decoding, flow, network, drawing and encoding."""
     from networks import settings_of
 
-    from stcl.engine.networks import untrained
-    from stcl.films import VideoWriter
     from stcl.models import save_weights
+    from stcl.pages.film import VideoWriter
+    from stcl.training.networks import untrained
 
     full, seen, half, frames = ((1920, 1080), (1024, 512), (512, 256), 120)
     if report.tiny:
@@ -147,8 +147,8 @@ def film(report: Report) -> None:
 
 def overlay(report: Report, path: Path, checkpoint: Path | str, options: dict[str, Any]) -> Figures:
     """Frames a second of `stcl predict`, after some frames that are not counted."""
-    from stcl.engine.predict import PredictOptions
-    from stcl.engine.predict_files import Job, predict_files
+    from stcl.commands.predict.frames import PredictOptions
+    from stcl.commands.predict.run import Job, predict_files
 
     job = Job(PredictOptions(**options), quiet=True)
     for number, limit in enumerate((2, None)):

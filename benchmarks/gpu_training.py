@@ -34,11 +34,11 @@ from train_step import (
 from yardstick import PublishedStep
 
 import stcl
-from stcl.engine.networks import prepare_networks
-from stcl.engine.settings import Settings
 from stcl.methods import AdaptationMethod
 from stcl.models.compilation import compile_network
 from stcl.resources import list_presets
+from stcl.training.networks import prepare_networks
+from stcl.training.settings import Settings
 
 PRESETS = ("24gb", "80gb")
 VIT = "synthia_seq-cityscapes_seq-vit/stcl_published"

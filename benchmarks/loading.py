@@ -38,9 +38,9 @@ from measure import finish_line, machine, median_seconds
 from numpy.typing import NDArray
 from PIL import Image
 
+from stcl.commands.prepare.run import prepare_clips
 from stcl.data import ClipDataset, get_dataset, make_loader
 from stcl.data.prepared import use_prepared
-from stcl.engine.prepare import prepare_clips
 from stcl.labels import get_space
 from stcl.twinstreets.export import ExportRequest, export
 from stcl.types import ClipSpec, stack_clips

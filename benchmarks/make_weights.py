@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from stcl.engine.folder import RunFolder
 from stcl.errors import StclError
-from stcl.files import write_atomic
-from stcl.models.weights import read_weights
+from stcl.files.writing import write_atomic
+from stcl.models.weights.own import read_weights
+from stcl.training.run_folder import RunFolder
 
 STATISTICS = ("running_mean", "running_var")
 

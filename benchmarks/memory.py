@@ -35,11 +35,11 @@ from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from stcl.engine.config import load_settings
-from stcl.engine.networks import build_method, prepare_networks
-from stcl.engine.settings import Settings
 from stcl.methods import AdaptationMethod, DomainBatch
 from stcl.resources import config_path, list_presets
+from stcl.training.config import load_settings
+from stcl.training.networks import build_method, prepare_networks
+from stcl.training.settings import Settings
 
 GIGABYTE = 1e9
 """Cards are sold by the binary gigabyte, which is 7 % more, but not all of it is free."""

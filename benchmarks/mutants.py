@@ -39,7 +39,7 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = ("methods", "ops")
 """Of `src/stcl`, where the mistakes are made."""
 
-ALSO = {"settings": ["tests/engine/test_config.py"]}
+ALSO = {"settings": ["tests/training/test_config.py"]}
 """Test files of a module that do not have its name."""
 
 KINDS = [

@@ -31,10 +31,10 @@ from rich.table import Table
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from stcl.engine.config import load_settings
-from stcl.engine.networks import untrained
-from stcl.engine.settings import Settings
 from stcl.resources import config_path
+from stcl.training.config import load_settings
+from stcl.training.networks import untrained
+from stcl.training.settings import Settings
 from stcl.types import FramePair
 
 NETWORKS: dict[str, tuple[str, str, bool, str]] = {

@@ -16,12 +16,12 @@ import torch
 from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor
 
-from stcl.engine.settings import Settings
-from stcl.engine.signals import StopRequest
-from stcl.engine.steps import StepBoundary
 from stcl.labels import IGNORE
 from stcl.methods import AdaptationMethod, DomainBatch
 from stcl.methods.stcl import STCL
+from stcl.training.settings import Settings
+from stcl.training.signals import StopRequest
+from stcl.training.steps import StepBoundary
 from stcl.types import ClipSpec, VideoClip
 
 BLOCKS = 16

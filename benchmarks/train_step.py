@@ -59,12 +59,12 @@ from yardstick import Draws, PublishedStep
 
 import stcl
 import stcl.methods.stcl as algorithm
-from stcl.engine.networks import build_method, prepare_networks
-from stcl.engine.settings import Settings
 from stcl.errors import SettingError, StclError
 from stcl.methods import DomainBatch
 from stcl.methods.stcl import STCL
 from stcl.models import recalibrate
+from stcl.training.networks import build_method, prepare_networks
+from stcl.training.settings import Settings
 from stcl.types import FramePair
 
 WARM_UP = 2

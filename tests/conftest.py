@@ -19,6 +19,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+pytest_plugins = ("fabricated_runs", "tiny_runs", "tiny_trees")  # fixtures of several folders, in tests/support
+
 THREADS = os.environ.get("STCL_TEST_THREADS", "1")
 """One unless told otherwise: tiny tensors gain nothing from more, and results do not depend on the machine."""
 

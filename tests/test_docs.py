@@ -12,16 +12,16 @@ import pytest
 import torch
 import yaml
 
+from stcl.cli import build_parser
 from stcl.data import DATASETS
-from stcl.engine.check import check_settings
-from stcl.engine.config import merge, parse_overrides, read_yaml
-from stcl.engine.networks import untrained
 from stcl.labels import PALETTE, RAW_IDS, SPACES, VOID
 from stcl.methods import METHODS
 from stcl.models import BACKBONES, HEADS
-from stcl.models.pretrained import list_pretrained
-from stcl.options import build_parser
+from stcl.models.weights.names import list_pretrained
 from stcl.resources import config_path
+from stcl.training.checking import check_settings
+from stcl.training.config import merge, parse_overrides, read_yaml
+from stcl.training.networks import untrained
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

@@ -7,8 +7,8 @@ from closeness import assert_close
 from scripts import BENCHMARKS, scripts_of
 from stcl.labels import get_space
 from stcl.models import build_segmenter, load_weights, save_weights
-from stcl.models.transfer import transfer_weights
-from stcl.models.weights import read_weights
+from stcl.models.weights.own import read_weights
+from stcl.models.weights.start import transfer_weights
 
 METADATA = {"config": "name: pretrain", "classes": '["road", "car"]', "selection": "last EMA weights"}
 

@@ -10,9 +10,9 @@ import torch
 
 import stcl
 from closeness import assert_close
-from stcl.engine.networks import build_network
 from stcl.errors import CheckpointError, SettingError
 from stcl.models import VideoSegmenter, save_weights
+from stcl.training.networks import build_network
 from stcl.types import FramePair
 
 SMALL = ["--network.weights=null", "--network.backbone_settings={width: 4}", "--network.head_settings={width: 8}"]

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stcl.engine.flow import Filled
-    from stcl.engine.predict import FrameResult
-    from stcl.engine.settings import Settings
+    from stcl.commands.arena.table import ArenaTable
+    from stcl.commands.flow.run import Filled
+    from stcl.commands.predict.frames import FrameResult
     from stcl.models import VideoSegmenter
-    from stcl.report import Comparison
-    from stcl.report.arena import ArenaTable
+    from stcl.pages.tables import Comparison
+    from stcl.training.settings import Settings
 
 __version__ = "0.1.0"
 
@@ -54,8 +54,8 @@ def load_settings(config: str | Path, overrides: Sequence[str] = (), preset: str
         overrides: as on the command line, e.g. ``["--training.steps=500", "--seed", "1"]``.
         preset: what fits a device's memory, e.g. ``16gb``; between the file and the overrides.
     """
-    from stcl.engine.config import load_settings as load
     from stcl.resources import config_path
+    from stcl.training.config import load_settings as load
 
     return load(config_path(config), list(overrides), preset)
 
@@ -69,10 +69,10 @@ def check_data(
 ) -> dict[str, Any]:
     """What the data of settings hold and what is wrong with them; ``["ready"]`` says whether training can start.
 
-    Args and the returned record: :func:`stcl.engine.doctor.check_data`; ``out``: an HTML file to write about it.
+    Args and the returned record: :func:`stcl.commands.check.run.check_data`; ``out``: an HTML file to write about it.
     """
-    from stcl.engine.doctor import check_data as check
-    from stcl.report.check import check_page, write_check
+    from stcl.commands.check.page import check_page, write_check
+    from stcl.commands.check.run import check_data as check
 
     if out is not None:
         check_page(Path(out))  # before the work begins
@@ -83,15 +83,15 @@ def check_data(
 
 
 def train(settings: "Settings", out: str | Path, quiet: bool = False) -> Path:
-    """Train one network into the new run folder ``out`` and return it; see :func:`stcl.engine.train.train`."""
-    from stcl.engine.train import train as run
+    """Train one network into the new run folder ``out`` and return it; see :func:`stcl.training.train.train`."""
+    from stcl.training.train import train as run
 
     return run(settings, Path(out), quiet)
 
 
 def resume(run: str | Path, overrides: Sequence[str] = (), quiet: bool = False) -> Path:
-    """Go on with an unfinished run from its last checkpoint and return it; see :func:`stcl.engine.train.resume`."""
-    from stcl.engine.train import resume as go_on
+    """Go on with an unfinished run from its last checkpoint and return it; see :func:`stcl.training.train.resume`."""
+    from stcl.training.train import resume as go_on
 
     return go_on(Path(run), list(overrides), quiet)
 
@@ -104,8 +104,8 @@ def evaluate(
     samples: int | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Measure a finished run; returns what ``results.json`` holds, see :func:`stcl.engine.evaluate.evaluate`."""
-    from stcl.engine.evaluate import evaluate as measure
+    """Measure a finished run; returns what ``results.json`` holds, see :func:`stcl.training.evaluate.evaluate`."""
+    from stcl.training.evaluate import evaluate as measure
 
     root, out = (None if path is None else Path(path) for path in (root, out))
     return measure(Path(run), split, root, out, samples, quiet)
@@ -117,10 +117,10 @@ def inspect(subject: "Settings | str | Path", out: str | Path, steps: int = 8) -
     Args:
         subject: settings, or the folder of a run, which is watched from its last checkpoint on.
         out: a new or empty folder, or one of an earlier inspection.
-        steps: how many to take; the last one is shown. See :func:`stcl.engine.inspect.inspect`.
+        steps: how many to take; the last one is shown. See :func:`stcl.commands.inspect.run.inspect`.
     """
-    from stcl.engine.inspect import inspect as watch
-    from stcl.report.inspect import write_inspection
+    from stcl.commands.inspect.page import write_inspection
+    from stcl.commands.inspect.run import inspect as watch
 
     return write_inspection(watch(Path(subject) if isinstance(subject, str) else subject, Path(out), steps))
 
@@ -135,11 +135,11 @@ def analyse(
 ) -> dict[str, Any]:
     """Compare the pseudo labels of runs with the target's labels; writes ``analysis.json`` and a page into ``out``.
 
-    Args and the returned document: :func:`stcl.engine.analyse.analyse`; ``against``: an evaluated run whose mistakes
-    are compared with those of ``runs``, which are evaluated, too.
+    Args and the returned document: :func:`stcl.commands.analyse.run.analyse`; ``against``: an evaluated run whose
+    mistakes are compared with those of ``runs``, which are evaluated, too.
     """
-    from stcl.engine.analyse import analyse as look
-    from stcl.report.analysis import changed_mistakes, write_analysis
+    from stcl.commands.analyse.page import changed_mistakes, write_analysis
+    from stcl.commands.analyse.run import analyse as look
 
     paths = [Path(run) for run in runs]
     changes = [] if against is None else changed_mistakes(Path(against), paths)  # refuses before the work begins
@@ -153,9 +153,9 @@ def fill_flow_cache(
 ) -> "list[Filled]":
     """Compute the flow that training and evaluation ask for into ``flow.cache``, as far as it is missing.
 
-    Args: :func:`stcl.engine.flow.fill_flow_cache`.
+    Args: :func:`stcl.commands.flow.run.fill_flow_cache`.
     """
-    from stcl.engine.flow import fill_flow_cache as fill
+    from stcl.commands.flow.run import fill_flow_cache as fill
 
     return [*fill(settings, shard, workers, quiet)]
 
@@ -172,8 +172,8 @@ def write_flow_report(
         against: further flows to compare with, by name.
         quiet: no progress bar.
     """
-    from stcl.engine.flow_quality import measure_flow
-    from stcl.report.flow import write_flow_page
+    from stcl.commands.flow.page import write_flow_page
+    from stcl.commands.flow.quality import measure_flow
 
     return write_flow_page(measure_flow(settings, Path(out), pairs, against, quiet))
 
@@ -184,11 +184,11 @@ def predict(video: str | Path, model: "VideoSegmenter | str | Path", **options: 
     Args:
         video: file, folder of frames, camera (``camera:0``) or URL.
         model: what :func:`load_model` returned, or what it takes.
-        options: of :class:`stcl.engine.predict.PredictOptions`, e.g. ``flip=True``.
+        options: of :class:`stcl.commands.predict.frames.PredictOptions`, e.g. ``flip=True``.
     """
+    from stcl.commands.predict.frames import PredictOptions, predict_frames
     from stcl.data.video import open_source
-    from stcl.engine.networks import open_checkpoint
-    from stcl.engine.predict import PredictOptions, predict_frames
+    from stcl.training.networks import open_checkpoint
 
     if isinstance(model, str | Path):
         opened = open_checkpoint(model)
@@ -198,7 +198,7 @@ def predict(video: str | Path, model: "VideoSegmenter | str | Path", **options: 
 
 def write_report(runs: Sequence[str | Path], out: str | Path) -> "Comparison":
     """Write ``report.html``, ``results.md`` and ``results.csv`` about evaluated runs into the folder ``out``."""
-    from stcl.report import write_report as write
+    from stcl.commands.report.page import write_report as write
 
     return write([Path(run) for run in runs], Path(out))
 
@@ -206,8 +206,11 @@ def write_report(runs: Sequence[str | Path], out: str | Path) -> "Comparison":
 def run_arena(
     config: str | Path, out: str | Path, jobs: int = 1, quiet: bool = False, only: Sequence[str] = ()
 ) -> "ArenaTable":
-    """Run methods x seeds x pairs as far as they are missing, and write one table: :func:`stcl.arena.run_arena`."""
-    from stcl.arena import run_arena as run
+    """Run methods x seeds x pairs as far as they are missing, and write one table.
+
+    See :func:`stcl.commands.arena.run.run_arena`.
+    """
+    from stcl.commands.arena.run import run_arena as run
 
     return run(config, Path(out), jobs, quiet, only)
 
@@ -220,7 +223,7 @@ def load_model(path: str | Path, space: str | None = None) -> "VideoSegmenter":
             format ``safetensors``, ``builtin:NAME``, or a published checkpoint, see docs/checkpoints.md.
         space: name of a label space: the classes of a published network whose number does not say which they are.
     """
-    from stcl.engine.networks import open_checkpoint
+    from stcl.training.networks import open_checkpoint
 
     return open_checkpoint(path, space).network
 
@@ -247,11 +250,11 @@ def export(
         force: replace a model that lies at ``out``.
         quiet: no progress bar.
     """
-    from stcl.engine.evaluate import RESULTS
-    from stcl.engine.export import ExportOptions
-    from stcl.engine.export import export as write
-    from stcl.report.card import render_card, summarise
-    from stcl.report.results import read_result
+    from stcl.commands.export.card import render_card, summarise
+    from stcl.commands.export.run import ExportOptions
+    from stcl.commands.export.run import export as write
+    from stcl.pages.results import read_result
+    from stcl.training.evaluate import RESULTS
 
     run, options = Path(run), ExportOptions(format, size, dynamic, license)
     results = summarise(read_result(run)) if (run / RESULTS).is_file() else None
@@ -259,15 +262,21 @@ def export(
 
 
 def push(folder: str | Path, repository: str, private: bool = False, revision: str | None = None) -> str:
-    """Upload a model folder to the Hugging Face hub, or copy it to a local folder: :func:`stcl.engine.hub.push`."""
-    from stcl.engine.hub import push as upload
+    """Upload a model folder to the Hugging Face hub, or copy it to a local folder.
+
+    See :func:`stcl.commands.hub.run.push`.
+    """
+    from stcl.commands.hub.run import push as upload
 
     return upload(Path(folder), repository, private, revision)
 
 
 def pull(repository: str, out: str | Path, revision: str | None = None, force: bool = False) -> Path:
-    """Fetch a model folder from the Hugging Face hub or a local folder, checked: :func:`stcl.engine.hub.pull`."""
-    from stcl.engine.hub import pull as fetch
+    """Fetch a model folder from the Hugging Face hub or a local folder, checked.
+
+    See :func:`stcl.commands.hub.run.pull`.
+    """
+    from stcl.commands.hub.run import pull as fetch
 
     return fetch(repository, Path(out), revision, force)
 

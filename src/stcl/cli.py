@@ -9,15 +9,58 @@ if __name__ == "__main__" and not sys.flags.safe_path:  # python -m puts the wor
 import argparse
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from stcl.arguments import Parser, refuse_swapped
-from stcl.data_cli import DATA_COMMANDS
-from stcl.errors import SettingError, StclError, TrainingStopped, lacks_memory, one_line, shortened
-from stcl.options import build_parser
-from stcl.places import shown_text
-from stcl.resources import config_path
+import stcl
+from stcl.commands import (
+    analyse,
+    arena,
+    check,
+    demo,
+    evaluate,
+    export,
+    flow,
+    hub,
+    inspect,
+    predict,
+    prepare,
+    render,
+    report,
+    train,
+)
+from stcl.commands.arguments import Parser
+from stcl.errors import StclError, TrainingStopped, lacks_memory, one_line, shortened
+from stcl.files.places import shown_text
 from stcl.surroundings import check_surroundings, ready_streams, stream_problem
+
+if TYPE_CHECKING:
+    from stcl.commands.arguments import Verbs
+
+    Command = tuple[Callable[[Verbs], None], Callable[[argparse.Namespace], int | None]]
+
+DESCRIPTION = """Train a video segmentation network on labelled synthetic driving video so that it works on your
+unlabelled real video, and see how well it does.
+
+New here? Run 'stcl demo': it needs no data set and ends with a page to look at."""
+
+COMMANDS: "dict[str, Command]" = {
+    "demo": (demo.add_arguments, demo.main),
+    "train": (train.add_arguments, train.main),
+    "evaluate": (evaluate.add_arguments, evaluate.main),
+    "predict": (predict.add_arguments, predict.main),
+    "flow": (flow.add_arguments, flow.main),
+    "inspect": (inspect.add_arguments, inspect.main),
+    "report": (report.add_arguments, report.main),
+    "arena": (arena.add_arguments, arena.main),
+    "analyse": (analyse.add_arguments, analyse.main),
+    "export": (export.add_arguments, export.main),
+    "push": (hub.add_push, hub.push),
+    "pull": (hub.add_pull, hub.pull),
+    "data check": (check.add_arguments, check.main),
+    "data prepare": (prepare.add_arguments, prepare.main),
+    "data render": (render.add_arguments, render.main),
+}
+"""Every sub-command by its words."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,7 +87,7 @@ def _run(words: list[str]) -> int:
     arguments.overrides, arguments.words = rest, words
     try:
         check_surroundings()
-        return COMMANDS[arguments.verb](arguments) or 0
+        return COMMANDS[arguments.verb][1](arguments) or 0
     except TrainingStopped as stopped:
         print(f"stcl: {one_line(str(stopped))}", file=sys.stderr)
         return stopped.status
@@ -70,212 +113,21 @@ def _complain(message: str) -> int:
     return 2
 
 
-def _demo(arguments: argparse.Namespace) -> None:
-    from stcl.demo import run_demo
-
-    run_demo(arguments.out, arguments.seed)
-
-
-def _train(arguments: argparse.Namespace) -> None:
-    if arguments.resume is not None:
-        _resume(arguments)
-        return
-    if arguments.config is None:
-        raise SettingError("Say what to train: stcl train CONFIG --out DIR. 'stcl train --help' lists configurations.")
-    from stcl.engine.config import load_settings
-    from stcl.engine.train import train
-
-    refuse_swapped(arguments, arguments.config)
-    settings = load_settings(config_path(arguments.config), arguments.overrides, arguments.preset)
-    if arguments.print_config:
-        print(settings.dump())
-        return
-    if arguments.out is None:
-        raise SettingError("Say where the run goes: --out DIR.")
-    _say_finished(train(settings, arguments.out, arguments.quiet))
-
-
-def _resume(arguments: argparse.Namespace) -> None:
-    if arguments.out is not None or arguments.preset is not None or arguments.print_config:
-        raise SettingError("--resume RUN goes on in the run's own folder with its own settings: take the rest out.")
-    from stcl.engine.train import resume
-
-    rest = Parser(add_help=False, allow_abbrev=False)  # all words but these are overrides, CONFIG is none of them
-    rest.add_argument("--resume")
-    rest.add_argument("--quiet", action="store_true")
-    overrides = rest.parse_known_args(arguments.words[1:])[1]
-    _say_finished(resume(arguments.resume, overrides, arguments.quiet))
-
-
-def _say_finished(run: Path) -> None:
-    from stcl.engine.trainer import is_first_process
-
-    if is_first_process():
-        print(f"Finished: {run}. Measure it with: stcl evaluate {run}")
-
-
-def _evaluate(arguments: argparse.Namespace) -> None:
-    from stcl.engine.evaluate import evaluate
-    from stcl.engine.trainer import is_first_process
-    from stcl.report import compare, rich_table
-    from stcl.terminal import plain_console
-
-    if arguments.out is not None and len(arguments.runs) > 1:
-        raise SettingError("--out takes one RUN; without it every result goes into its own run folder.")
-    if arguments.devices < 1:
-        raise SettingError("--devices counts the devices that share the frames: at least 1.")
-    for run in arguments.runs:
-        options = (arguments.split, arguments.root, arguments.out, arguments.samples, arguments.quiet)
-        evaluate(run, *options, devices=arguments.devices)
-    if is_first_process():
-        plain_console().print(rich_table(compare([arguments.out] if arguments.out else arguments.runs)))
-
-
-def _inspect(arguments: argparse.Namespace) -> None:
-    from stcl import inspect, load_settings
-
-    if not Path(arguments.subject).is_dir():
-        refuse_swapped(arguments, arguments.subject)
-        subject = load_settings(arguments.subject, arguments.overrides, arguments.preset)
-    elif arguments.overrides or arguments.preset:
-        raise SettingError("A run is inspected with its own settings: take the preset and the overrides out.")
-    else:
-        subject = arguments.subject
-    print(f"Page: {inspect(subject, arguments.out, arguments.steps)}")
-
-
-def _predict(arguments: argparse.Namespace) -> int:
-    import signal
-
-    from stcl.engine.predict import PredictOptions
-    from stcl.engine.predict_files import Job, launched_shard, predict_files
-    from stcl.engine.recording import Outputs
-    from stcl.films import frame_rate
-
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl+C: a recording of a camera is finished
-    options = PredictOptions(
-        arguments.size,
-        arguments.flow,
-        arguments.cut,
-        arguments.flip,
-        tuple(arguments.scales),
-        arguments.tile,
-        arguments.device,
-    )
-    job = Job(
-        options,
-        Outputs(tuple(arguments.save), arguments.ids, arguments.shares, arguments.part_frames),
-        frame_rate(arguments.fps),
-        arguments.frames,
-        arguments.timeout,
-        arguments.shard or launched_shard(),
-        arguments.force,
-        arguments.quiet,
-    )
-    status = 0
-    for outcome in predict_files(arguments.inputs, arguments.checkpoint, arguments.out, job, arguments.space):
-        if outcome.frames is None:
-            print(f"{outcome.folder}: finished before.")
-        else:
-            print(f"{outcome.folder}: {outcome.frames} frames, {outcome.fps:.1f} a second.")
-        if outcome.problem:
-            print(f"stcl: error: {outcome.problem} What came before it is kept: {outcome.folder}.", file=sys.stderr)
-            status = 2
-    return status
-
-
-def _flow(arguments: argparse.Namespace) -> None:
-    import stcl
-    from stcl.engine.predict_files import launched_shard
-
-    refuse_swapped(arguments, arguments.config)
-    settings = stcl.load_settings(arguments.config, arguments.overrides, arguments.preset)
-    if arguments.report is not None:
-        options = (arguments.pairs, arguments.against, arguments.quiet)
-        print(f"Page: {stcl.write_flow_report(settings, arguments.report, *options)}")
-        return
-    workers = arguments.workers
-    if workers is None:
-        workers = 0 if settings.flow.name == "raft" else os.cpu_count() or 1
-    for filled in stcl.fill_flow_cache(settings, arguments.shard or launched_shard(), workers, arguments.quiet):
-        if filled.missing:
-            print(f"{filled.role}: no flow is needed, as nothing can be measured: {filled.missing}")
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all sub-commands, built without a heavy import."""
+    parser = Parser("stcl", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"stcl {stcl.__version__}")
+    verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    data = None
+    for words, (add_arguments, _) in COMMANDS.items():
+        if not words.startswith("data "):
+            add_arguments(verbs)
             continue
-        done = f"{filled.pairs} flows, {filled.written} computed, {filled.pairs - filled.written} there before"
-        print(f"{filled.role}: {filled.data}: {done}: {filled.folder}")
-
-
-def _report(arguments: argparse.Namespace) -> None:
-    from stcl.report import compare, rich_table, write_report
-    from stcl.terminal import plain_console
-
-    write_report(arguments.runs, arguments.out)
-    plain_console().print(rich_table(compare(arguments.runs)))
-    print(f"Page: {arguments.out / 'report.html'}")
-
-
-def _analyse(arguments: argparse.Namespace) -> None:
-    import stcl
-
-    options = (arguments.split, arguments.frames, arguments.against, arguments.quiet)
-    for run in stcl.analyse(arguments.runs, arguments.out, *options)["runs"]:
-        if run["note"]:
-            print(f"{run['folder']}: {run['note']}")
-    print(f"Page: {arguments.out / 'analysis.html'}")
-
-
-def _arena(arguments: argparse.Namespace) -> int:
-    from stcl.arena import run_arena
-    from stcl.report.arena import rich_tables
-    from stcl.terminal import plain_console
-
-    options = (arguments.jobs, arguments.quiet, arguments.only, arguments.table)
-    table = run_arena(arguments.plan, arguments.out, *options)
-    plain_console().print(*rich_tables(table))
-    for name, reason in table.failed.items():
-        print(f"stcl: {name} failed: {reason}", file=sys.stderr)
-    print(f"Page: {arguments.out / 'arena.html'}")
-    return int(bool(table.failed))
-
-
-def _export(arguments: argparse.Namespace) -> None:
-    import stcl
-
-    options = (arguments.format, arguments.size, arguments.dynamic, arguments.license, arguments.force, arguments.quiet)
-    about = stcl.export(arguments.run, arguments.out, *options)
-    if about["parity"]:
-        print("Largest difference from the network: {difference:.1e} of the largest score.".format(**about["parity"]))
-    print(f"Model: {arguments.out}. Its card is {arguments.out / 'README.md'}.")
-
-
-def _push(arguments: argparse.Namespace) -> None:
-    import stcl
-
-    print(f"Model: {stcl.push(arguments.folder, arguments.repository, arguments.private, arguments.revision)}")
-
-
-def _pull(arguments: argparse.Namespace) -> None:
-    import stcl
-
-    print(f"Model: {stcl.pull(arguments.repository, arguments.out, arguments.revision, arguments.force)}")
-
-
-COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
-    "demo": _demo,
-    "train": _train,
-    "evaluate": _evaluate,
-    "inspect": _inspect,
-    "predict": _predict,
-    "flow": _flow,
-    "report": _report,
-    "arena": _arena,
-    "analyse": _analyse,
-    "export": _export,
-    "push": _push,
-    "pull": _pull,
-    **DATA_COMMANDS,
-}
-"""Every sub-command by its words."""
+        if data is None:
+            below = verbs.add_parser("data", help="check and make data sets", description="Check and make data sets.")
+            data = below.add_subparsers(title="commands", metavar="COMMAND", required=True)
+        add_arguments(data)
+    return parser
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stcl.errors import SettingError
-from stcl.names import file_name
+from stcl.files.names import file_name
 
 FlowKey = tuple[int, int]
 """``(a, b)``: offsets of the frame whose pixels index the flow and of the frame that it points into."""

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from stcl.engine.networks import untrained
+from stcl.training.networks import untrained
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 import stcl
 from closeness import NETWORK
 from scripts import ROOT
-from stcl.engine.networks import build_network
 from stcl.models import save_weights
+from stcl.training.networks import build_network
 
 NARROW = ["--network.weights=null", "--network.backbone_settings.width=4", "--network.head_settings={width: 4}"]
 

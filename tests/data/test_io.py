@@ -9,7 +9,7 @@ from PIL import Image
 
 from stcl.data.io import read_image, read_label, resize_image, resize_label, write_image, write_label
 from stcl.errors import DataError
-from stcl.files import write_atomic
+from stcl.files.writing import write_atomic
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from stcl.data.io import write_image
 from stcl.data.video import name_of, open_source
 from stcl.data.video_index import index_video
 from stcl.errors import DataError, SettingError
-from stcl.films import VideoWriter
+from stcl.pages.film import VideoWriter
 
 
 def served(source, first: int = 0) -> tuple[list, str]:

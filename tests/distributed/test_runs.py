@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from stcl.cli import main
-from stcl.engine.checkpoint import read_checkpoint
-from stcl.engine.model_folder import digest
+from stcl.training.checkpoint import read_checkpoint
+from stcl.training.model_folder import digest
 from stcl.twinstreets.export import ExportRequest, export
 
 SIZE = (64, 32)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from stcl.files import exact_flow_path, write_atomic
+from stcl.files.pictures import encode_flow
+from stcl.files.writing import exact_flow_path, write_atomic
 from stcl.flow import SignedFlow, get_flow
-from stcl.pictures import encode_flow
 from stcl.twinstreets import StreetClip, get_style
 from stcl.types import FrameRef
 

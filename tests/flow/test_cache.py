@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from stcl.engine.model_folder import digest
 from stcl.errors import DataError, SettingError
-from stcl.files import write_atomic
+from stcl.files.writing import write_atomic
 from stcl.flow import CachedFlow, get_flow, precompute
+from stcl.training.model_folder import digest
 
 
 @dataclass

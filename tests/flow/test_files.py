@@ -11,12 +11,12 @@ import torch
 
 from closeness import assert_close
 from stcl.errors import DataError, SettingError
-from stcl.files import write_atomic
+from stcl.files.pictures import encode_flow
+from stcl.files.writing import write_atomic
 from stcl.flow.files import FilesFlow, fit, names
 from stcl.flow.formats import read_flow
 from stcl.ops.augment import flip_clip
 from stcl.ops.warp import UNKNOWN_PX, inside, resize_flow, warp
-from stcl.pictures import encode_flow
 from stcl.types import FrameRef, VideoClip
 
 RANDOM = np.random.default_rng(0)

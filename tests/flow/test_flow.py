@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from stcl.errors import DataError, SettingError
-from stcl.files import exact_flow_path, write_atomic
+from stcl.files.pictures import encode_flow, encode_image, read_flow_png
+from stcl.files.writing import exact_flow_path, write_atomic
 from stcl.flow import FLOWS, CachedFlow, get_flow
 from stcl.ops.warp import warp
-from stcl.pictures import encode_flow, encode_image, read_flow_png
 
 every_flow = pytest.mark.parametrize("name", FLOWS)
 every_moving_flow = pytest.mark.parametrize("name", [name for name in FLOWS if name != "zero"])

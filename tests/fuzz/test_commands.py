@@ -26,18 +26,17 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import stcl.arena
-import stcl.demo
+import stcl.commands.arena.run
+import stcl.commands.demo.run
 import stcl.twinstreets.export as rendering
-from stcl.cli import COMMANDS, main
+from stcl.cli import COMMANDS, build_parser, main
 from stcl.data.io import write_image
-from stcl.engine.check import _parser
-from stcl.engine.config import merge
 from stcl.errors import StclError, one_line, shortened
-from stcl.films import VideoWriter
+from stcl.files.places import shown_place
 from stcl.methods import METHODS
-from stcl.options import build_parser
-from stcl.places import shown_place
+from stcl.pages.film import VideoWriter
+from stcl.training.checking import _parser
+from stcl.training.config import merge
 
 LONG = int(os.environ.get("FUZZ_CASES", "0"))
 """How many damaged files of each kind ``make fuzz`` makes; a call takes longer, so there are fewer of each."""
@@ -332,8 +331,8 @@ def cut_off(works: bool) -> Iterator[None]:
         for place, name, other in (
             (lightning.Trainer, "fit", lightning.Trainer.fit if works else never),
             (rendering, "_run", run),
-            (stcl.demo, "export", never),
-            (stcl.arena, "prepare", never),
+            (stcl.commands.demo.run, "export", never),
+            (stcl.commands.arena.run, "prepare", never),
         ):
             stack.enter_context(mock.patch.object(place, name, other))
         before = signal.signal(signal.SIGALRM, alarm)

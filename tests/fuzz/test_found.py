@@ -17,25 +17,25 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from stcl import plain_data
-from stcl.data.class_map import read_class_map
+from stcl.data.datasets.class_map import read_class_map
 from stcl.data.io import read_colors, read_image, read_label, write_image
 from stcl.data.video import open_source
-from stcl.engine.checkpoint import read_checkpoint
-from stcl.engine.config import load_settings, parse_overrides
-from stcl.engine.model_folder import read_about
-from stcl.engine.networks import open_checkpoint
 from stcl.errors import CheckpointError, DataError, SettingError
+from stcl.files import plain as plain_data
+from stcl.files.pictures import read_flow_png
+from stcl.files.plain import load_yaml
 from stcl.flow import CachedFlow
 from stcl.labels import get_space
 from stcl.models import build_segmenter
-from stcl.models.tensor_files import read_tensor_file
-from stcl.models.transfer import transfer_weights
-from stcl.pictures import read_flow_png
-from stcl.plain_data import load_yaml
-from stcl.report.pictures import open_picture
-from stcl.report.results import read_metrics, read_result
+from stcl.models.weights.files import read_tensor_file
+from stcl.models.weights.start import transfer_weights
+from stcl.pages.pictures import open_picture
+from stcl.pages.results import read_metrics, read_result
 from stcl.resources import config_path
+from stcl.training.checkpoint import read_checkpoint
+from stcl.training.config import load_settings, parse_overrides
+from stcl.training.model_folder import read_about
+from stcl.training.networks import open_checkpoint
 from stcl.types import FrameRef
 
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -30,24 +30,24 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
+from stcl.commands.arena.plan import Arena
 from stcl.data import DATASETS
-from stcl.data.class_map import read_class_map
+from stcl.data.datasets.class_map import read_class_map
 from stcl.data.io import read_image, write_image, write_label, write_palette
 from stcl.data.segments import Entry, Segment, write_segment
 from stcl.data.video import open_source
 from stcl.data.video_index import VideoReader
-from stcl.engine.arena import Arena
-from stcl.engine.checkpoint import read_checkpoint
-from stcl.engine.config import load_settings
-from stcl.engine.model_folder import read_about
 from stcl.errors import StclError
+from stcl.files.pictures import encode_flow, read_flow_png
 from stcl.flow import CachedFlow
 from stcl.flow.formats import read_flow
 from stcl.labels import RAW_IDS, get_space
-from stcl.models.tensor_files import read_tensor_file
-from stcl.pictures import encode_flow, read_flow_png
-from stcl.report.pictures import open_picture
-from stcl.report.results import iou_percent, mean_percent, read_metrics, read_result
+from stcl.models.weights.files import read_tensor_file
+from stcl.pages.pictures import open_picture
+from stcl.pages.results import iou_percent, mean_percent, read_metrics, read_result
+from stcl.training.checkpoint import read_checkpoint
+from stcl.training.config import load_settings
+from stcl.training.model_folder import read_about
 from stcl.types import FrameRef
 
 LONG = int(os.environ.get("FUZZ_CASES", "0"))

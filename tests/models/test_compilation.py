@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from closeness import GRADIENT, NETWORK, assert_close
 from stcl.models import Backbone, EmaTeacher, HeadSettings, ScoreFusion, Tap, VideoSegmenter
-from stcl.models.backbone import run_block
+from stcl.models.backbones.base import run_block
+from stcl.models.backbones.small import ConvNormRelu, ResidualBlock
 from stcl.models.compilation import compile_network
 from stcl.models.heads import TpsHead
-from stcl.models.small import ConvNormRelu, ResidualBlock
 from stcl.types import FramePair
 
 compile_for_real = torch.compile

@@ -16,7 +16,7 @@ LANES = 16
 TRAIN_NARROW = """
 import torch
 from torch import nn
-from stcl.models.small import ResidualBlock
+from stcl.models.backbones.small import ResidualBlock
 
 for channels in (1, 3, 4, 7):
     block = ResidualBlock(channels, 8, nn.BatchNorm2d, stride=2).to(memory_format=torch.channels_last)

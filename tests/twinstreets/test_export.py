@@ -10,11 +10,11 @@ import torch
 
 from stcl.data import ClipDataset, get_dataset
 from stcl.errors import DataError, SettingError
+from stcl.files.names import neighbour
+from stcl.files.pictures import read_flow_png
 from stcl.flow import get_flow, precompute
 from stcl.labels import IGNORE, RAW_IDS, get_space, raw_ids_of
-from stcl.names import neighbour
 from stcl.ops.warp import warp
-from stcl.pictures import read_flow_png
 from stcl.twinstreets import SPACE_NAME, STYLE_NAMES, VERSION, StreetClip, get_style
 from stcl.twinstreets.export import ExportRequest, export
 from stcl.twinstreets.layouts import LAYOUTS

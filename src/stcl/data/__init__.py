@@ -1,17 +1,17 @@
 """Data sets of videos and of stills in published layouts, and own data. Another one is a file and a line below."""
 
 from stcl.data.base import VideoDataset
-from stcl.data.bdd import BDD
-from stcl.data.camvid import CamVid
-from stcl.data.cityscapes import Cityscapes
-from stcl.data.cityscapes_seq import CityscapesSeq
 from stcl.data.clips import ClipDataset
-from stcl.data.folder import Folder
-from stcl.data.gta5 import GTA5
+from stcl.data.datasets.bdd import BDD
+from stcl.data.datasets.camvid import CamVid
+from stcl.data.datasets.cityscapes import Cityscapes
+from stcl.data.datasets.cityscapes_seq import CityscapesSeq
+from stcl.data.datasets.folder import Folder
+from stcl.data.datasets.gta5 import GTA5
+from stcl.data.datasets.synthia_rand import SynthiaRand
+from stcl.data.datasets.synthia_seq import SynthiaSeq
+from stcl.data.datasets.viper import Viper
 from stcl.data.loading import ClipSampler, RareClassSampler, class_pixels, make_eval_loader, make_loader
-from stcl.data.synthia_rand import SynthiaRand
-from stcl.data.synthia_seq import SynthiaSeq
-from stcl.data.viper import Viper
 from stcl.errors import lookup
 
 DATASETS: dict[str, type[VideoDataset]] = {

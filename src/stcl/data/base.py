@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from stcl.data.io import Label, read_image, read_label
 from stcl.data.listing import Key, Listing
 from stcl.errors import DataError, SettingError, unknown_name
+from stcl.files.paths import from_home
 from stcl.labels import RAW_IDS, LabelSpace
-from stcl.paths import from_home
 from stcl.types import FrameRef
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")

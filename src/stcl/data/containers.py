@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stcl.errors import DataError
-from stcl.files import open_file
-from stcl.pictures import LARGEST_PX
-from stcl.places import shown_place
+from stcl.files.pictures import LARGEST_PX
+from stcl.files.places import shown_place
+from stcl.files.writing import open_file
 
 GAP_FRAMES = 2.5
 """A step between two frames of a file that is longer than so many frames is a gap."""

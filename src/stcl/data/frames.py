@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from stcl.data.base import IMAGE_SUFFIXES
 from stcl.data.io import read_image
 from stcl.errors import DataError
-from stcl.files import counting_order
-from stcl.names import file_name, same_file
-from stcl.paths import real_path
+from stcl.files.names import file_name, same_file
+from stcl.files.paths import real_path
+from stcl.files.writing import counting_order
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stcl.errors import DataError
-from stcl.files import open_file, write_atomic
-from stcl.pictures import PNG, UNDECODABLE, decode_image, encode_image, read_picture
+from stcl.files.pictures import PNG, UNDECODABLE, decode_image, encode_image, read_picture
+from stcl.files.writing import open_file, write_atomic
 
 Label = NDArray[np.uint8] | NDArray[np.uint16]
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from stcl.data.clips import ClipDataset
-from stcl.disks import explain_full_memory
 from stcl.errors import DataError, SettingError
+from stcl.files.disks import explain_full_memory
 from stcl.terminal import counted
 from stcl.types import VideoClip, stack_clips
 

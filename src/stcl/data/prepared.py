@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from stcl.data.clips import ClipDataset
 from stcl.data.segments import VERSION, Kind, Segment, is_segment
+from stcl.files.paths import real_path
 from stcl.labels import IGNORE
-from stcl.paths import real_path
 from stcl.types import FrameRef
 
 

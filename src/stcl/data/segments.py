@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from stcl.errors import DataError
-from stcl.files import open_file, write_atomic
-from stcl.folders import new_folder, remove_listed
-from stcl.plain_data import read_json
+from stcl.files.folders import new_folder, remove_listed
+from stcl.files.plain import read_json
+from stcl.files.writing import open_file, write_atomic
 
 VERSION = "1"
 """Of the format; another version is never read."""

@@ -6,8 +6,8 @@ from pathlib import Path, PurePosixPath
 
 from stcl.data.base import VideoDataset
 from stcl.errors import DataError, SettingError, shortened
-from stcl.paths import from_home
-from stcl.plain_data import read_text
+from stcl.files.paths import from_home
+from stcl.files.plain import read_text
 from stcl.types import FrameRef
 
 

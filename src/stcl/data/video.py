@@ -21,10 +21,10 @@ from stcl.data.containers import (
 )
 from stcl.data.frames import FrameFolder, FrameSource, VideoFrame
 from stcl.errors import DataError, SettingError
-from stcl.names import file_name
-from stcl.paths import real_path
-from stcl.pictures import LARGEST_PX
-from stcl.places import local_path, public_part, shown_place, with_plain_scheme
+from stcl.files.names import file_name
+from stcl.files.paths import real_path
+from stcl.files.pictures import LARGEST_PX
+from stcl.files.places import local_path, public_part, shown_place, with_plain_scheme
 
 LIVE_GAP_S = 1.0
 """As :data:`GAP_FRAMES` for a live source, where a slow network leaves frames out."""

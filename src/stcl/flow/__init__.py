@@ -9,7 +9,7 @@ from stcl.flow.cache import CachedFlow, SignedFlow
 from stcl.flow.dis import DisFlow
 from stcl.flow.exact import ExactFlow
 from stcl.flow.files import FilesFlow
-from stcl.flow.precompute import precompute
+from stcl.flow.fill import precompute
 from stcl.flow.raft import RaftFlow
 from stcl.flow.zero import ZeroFlow
 

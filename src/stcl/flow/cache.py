@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stcl.errors import DataError
-from stcl.files import open_file, write_atomic
+from stcl.files.names import file_name
+from stcl.files.paths import from_home
+from stcl.files.writing import open_file, write_atomic
 from stcl.flow.formats import UNREADABLE_ARRAY
-from stcl.names import file_name
-from stcl.paths import from_home
 from stcl.types import FrameRef
 
 VERSION = "1"

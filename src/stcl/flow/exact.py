@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 
 from stcl.errors import DataError
-from stcl.files import EXACT_FLOW_FOLDER, exact_flow_path
+from stcl.files.pictures import read_flow_png
+from stcl.files.writing import EXACT_FLOW_FOLDER, exact_flow_path
 from stcl.ops.warp import resize_flow
-from stcl.pictures import read_flow_png
 from stcl.types import FrameRef
 
 

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from stcl.errors import DataError, SettingError
+from stcl.files.names import LONGEST_BYTES
+from stcl.files.paths import from_home
 from stcl.flow.formats import X10, read_flow
-from stcl.names import LONGEST_BYTES
 from stcl.ops.warp import UNKNOWN_PX, resize_flow
-from stcl.paths import from_home
 from stcl.types import FrameRef
 
 _ENDINGS = (".flo", ".png", ".npy")

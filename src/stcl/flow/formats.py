@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stcl.errors import DataError
-from stcl.files import read_file
-from stcl.pictures import LARGEST_PX, read_flow_png
+from stcl.files.pictures import LARGEST_PX, read_flow_png
+from stcl.files.writing import read_file
 
 Known = tuple[NDArray[np.float32], NDArray[np.bool_]]
 

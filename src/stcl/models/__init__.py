@@ -10,18 +10,18 @@ from functools import partial
 from typing import Any
 
 from stcl.errors import SettingError, lookup, unknown_name
-from stcl.models.backbone import Backbone, Tap
-from stcl.models.dinov2 import Dinov2
+from stcl.models.backbones.base import Backbone, Tap
+from stcl.models.backbones.dinov2 import Dinov2
+from stcl.models.backbones.resnet import ResNet
+from stcl.models.backbones.segformer import MixTransformer
+from stcl.models.backbones.small import SmallBackbone
 from stcl.models.fusion import FUSIONS, ScoreFusion
 from stcl.models.head import Head, HeadSettings
 from stcl.models.heads import HEADS, TpsHead
-from stcl.models.resnet import ResNet
-from stcl.models.segformer import MixTransformer
 from stcl.models.segmenter import VideoSegmenter
-from stcl.models.small import SmallBackbone
 from stcl.models.statistics import Statistics, hold_statistics, inference_statistics, recalibrate
 from stcl.models.teacher import EmaTeacher, TeacherKind
-from stcl.models.weights import load_weights, save_weights
+from stcl.models.weights.own import load_weights, save_weights
 
 __all__ = [
     "BACKBONES",

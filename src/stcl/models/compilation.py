@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stcl.models.backbone import Backbone, Block, Runner, run_block
+from stcl.models.backbones.base import Backbone, Block, Runner, run_block
 
 MOST_VARIANTS = 1024
 """Compiled blocks at most: shapes of a ResNet's blocks x sizes and batches of clips x modes of batch norm."""
@@ -33,7 +33,7 @@ def compile_network(module: nn.Module, dynamic: bool = False) -> None:
 
 
 def compiled_runner(dynamic: bool = False) -> Runner:
-    """:func:`stcl.models.backbone.run_block`, compiled until the compiler fails for the first time."""
+    """:func:`stcl.models.backbones.base.run_block`, compiled until the compiler fails for the first time."""
     from torch._dynamo.exc import TorchDynamoException  # takes a second to import
 
     _prepare_compiler()

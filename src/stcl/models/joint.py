@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from stcl.errors import SettingError
-from stcl.models.backbone import Tap
+from stcl.models.backbones.base import Tap
 from stcl.models.segmenter import VideoSegmenter
 from stcl.types import FramePair, SegOutput
 

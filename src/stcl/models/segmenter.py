@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from stcl.errors import SettingError, lookup
 from stcl.labels import LabelSpace
-from stcl.models.backbone import Backbone, Tap
+from stcl.models.backbones.base import Backbone, Tap
 from stcl.models.decay import Decayed, check_decayed, undecayed
 from stcl.models.fusion import ScoreFusion, align_previous
 from stcl.models.head import Head

@@ -1,9 +1,9 @@
 """Write clips of TwinStreets to disk in the layouts of the real data sets.
 
 Next to the frames lies, where asked for, the exact flow: ``exact_flow/`` at the root mirrors the frames' folders and
-holds ``<frame>_to_<earlier frame>.png`` in KITTI's format (see :mod:`stcl.files`). ``twinstreets_<split>.json`` is
-written last: it says what was asked for, and that it is complete. Until then the same text lies in a ``.partial`` file,
-by which an interrupted export is told from other people's files.
+holds ``<frame>_to_<earlier frame>.png`` in KITTI's format (see :mod:`stcl.files.pictures`).
+``twinstreets_<split>.json`` is written last: it says what was asked for, and that it is complete. Until then the same
+text lies in a ``.partial`` file, by which an interrupted export is told from other people's files.
 
 The seed of a clip depends on (seed, split, clip) alone, through SHA-256, so splits never share a street. Each style
 draws its own streets from that seed.
@@ -21,13 +21,13 @@ from typing import Any, NamedTuple
 import cv2
 
 from stcl.errors import DataError, SettingError, lookup
-from stcl.files import EXACT_FLOW_FOLDER, exact_flow_path, write_atomic
-from stcl.folders import hold_lock, remove_abandoned
+from stcl.files.folders import hold_lock, remove_abandoned
+from stcl.files.names import file_name
+from stcl.files.paths import from_home
+from stcl.files.pictures import encode_flow, encode_image
+from stcl.files.plain import read_json
+from stcl.files.writing import EXACT_FLOW_FOLDER, exact_flow_path, write_atomic
 from stcl.labels import get_space
-from stcl.names import file_name
-from stcl.paths import from_home
-from stcl.pictures import encode_flow, encode_image
-from stcl.plain_data import read_json
 from stcl.terminal import plain_console, progress_bar
 from stcl.twinstreets.clip import StreetClip
 from stcl.twinstreets.layouts import LAYOUTS, Layout

@@ -1,1 +1,0 @@
-"""What is done: a run folder is trained, then evaluated. One file a verb."""

@@ -1,0 +1,1 @@
+"""Files and folders: how they are read, named, locked and written whole or not at all."""

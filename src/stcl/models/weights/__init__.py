@@ -1,0 +1,1 @@
+"""Weights of any origin: our own, starting weights, published checkpoints."""

@@ -1,0 +1,183 @@
+"""Starting weights of a backbone by name: from a folder of yours, the cache of huggingface_hub, or the network.
+
+``pretrained:imagenet`` (ResNets, MiT), ``pretrained:dinov2`` (DINOv2), or ``pretrained:FILE`` for such a file by its
+path. Heads and fusion keep their own start. The weights have licences of their own, which stand on the pages that they
+come from.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from stcl.errors import CheckpointError, MissingExtraError, SettingError, unknown_name
+from stcl.files.paths import from_home
+from stcl.models.backbones.base import Backbone
+from stcl.models.weights.files import read_tensor_file
+from stcl.models.weights.own import compare_states
+from stcl.models.weights.published_vit import rename_tensor
+
+FOLDER = "STCL_WEIGHTS"
+"""Environment variable: a folder in which files lie as ``OWNER/REPOSITORY/FILE`` of huggingface.co."""
+
+FILES = ("model.safetensors", "pytorch_model.bin")
+"""Names of a repository's weights; the first one that is there is taken."""
+
+
+def _rename_dinov2(name: str) -> str:
+    """A name in the files, which is of older transformers, as those of today have it."""
+    name = re.sub(
+        r"\.attention\.attention\.(q|k|v)(uery|ey|alue)\.", r".attention.\1_proj.", name.removeprefix("dinov2.")
+    )
+    return name.replace(".attention.output.dense.", ".attention.o_proj.")
+
+
+class Family(NamedTuple):
+    """Backbones whose files are read alike.
+
+    Attributes:
+        part: attribute of the backbone that the file is the state of; empty for the backbone itself.
+        rename: names in files to what they are here.
+        unused: pattern of names that are left aside.
+        repositories: weights -> backbone -> repository of huggingface.co.
+        expects: settings of the backbone that the weights were trained with.
+    """
+
+    part: str
+    rename: Callable[[str], str]
+    unused: str
+    repositories: dict[str, dict[str, str]]
+    expects: dict[str, str]
+
+
+FAMILIES = {
+    "resnet": Family(
+        part="",
+        rename=str,
+        unused=r"fc\.",
+        repositories={"imagenet": {f"resnet{depth}": f"timm/resnet{depth}.tv_in1k" for depth in (18, 50, 101)}},
+        expects={"input": "imagenet", "stride_in": "middle"},
+    ),
+    "mit": Family(
+        part="encoder",
+        rename=lambda name: rename_tensor(name.removeprefix("segformer.")) or name,
+        unused=r"(classifier|decode_head)\.",
+        repositories={"imagenet": {f"mit_b{size}": f"nvidia/mit-b{size}" for size in range(6)}},
+        expects={"input": "imagenet"},
+    ),
+    "dinov2": Family(
+        part="encoder",
+        rename=_rename_dinov2,
+        unused=r"classifier\.|embeddings\.mask_token$",
+        repositories={"dinov2": {f"dinov2_{size}": f"facebook/dinov2-{size}" for size in ("small", "base", "large")}},
+        expects={"input": "imagenet"},
+    ),
+}
+"""Families by what a backbone's name begins with. Files carry the names of older transformers, or those of today's."""
+
+
+def load_pretrained(backbone: Backbone, backbone_name: str, weights: str) -> Path:
+    """Start ``backbone`` from published weights; a warning says where they were trained with another input or stride.
+
+    Args:
+        backbone: changed in place, whole or not at all.
+        backbone_name: its name in ``stcl.models.BACKBONES``.
+        weights: a name that :func:`list_pretrained` gives for it, or the path of a file.
+
+    Returns:
+        The file.
+    """
+    family = _family(backbone_name)
+    path = from_home(weights)
+    if path.suffix not in (".safetensors", ".bin", ".pth", ".pt"):
+        known = list_pretrained(backbone_name)
+        if weights not in known:
+            kind = f"pretrained weights for backbone '{backbone_name}'"
+            raise SettingError(f"{unknown_name(kind, weights, known)} The path of a file works too (network.weights).")
+        path = find_file(family.repositories[weights][backbone_name], backbone_name, weights)
+    part = getattr(backbone, family.part) if family.part else backbone
+    state = part.state_dict()
+    renamed = {family.rename(name): tensor for name, tensor in _read(path).items()}
+    found = {name: tensor for name, tensor in renamed.items() if not re.match(family.unused, name)}
+    counters = {name: tensor for name, tensor in state.items() if name.endswith("num_batches_tracked")}
+    differences = compare_states({**counters, **found}, state)
+    if differences:
+        raise CheckpointError(
+            f"'{path}' does not hold the weights of backbone '{backbone_name}': {'; '.join(differences)}. Choose "
+            "another file, or set network.backbone to what it belongs to."
+        )
+    part.load_state_dict({**counters, **found})
+    _warn(family, backbone, backbone_name)
+    return path
+
+
+def list_pretrained(backbone_name: str) -> list[str]:
+    """Names of the weights that there are for a backbone."""
+    repositories = _family(backbone_name).repositories
+    return [name for name, backbones in repositories.items() if backbone_name in backbones]
+
+
+def find_file(repository: str, backbone_name: str, weights: str) -> Path:
+    """A repository's weights on this machine: from the folder of :data:`FOLDER`, the cache, or downloaded into that."""
+    folder = os.environ.get(FOLDER)
+    for file in FILES if folder else ():
+        path = from_home(str(folder)) / repository / file
+        if path.is_file():
+            return path
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise MissingExtraError("Downloading pretrained weights", "huggingface_hub", "networks") from error
+    problem: Exception | None = None
+    for cached_only in (True, False):
+        for file in FILES:
+            try:
+                return Path(hf_hub_download(repository, file, local_files_only=cached_only))
+            except (EntryNotFoundError, OSError) as error:  # no network, no such file, or a server that refuses
+                problem = error
+                if not cached_only and isinstance(error, LocalEntryNotFoundError):
+                    break  # the network does not answer: asking for the other file would take as long again
+    reason = " ".join(str(problem).split())[:200].rstrip(".")
+    raise CheckpointError(
+        f"The weights 'pretrained:{weights}' of backbone '{backbone_name}' are the file {FILES[0]} of "
+        f"https://huggingface.co/{repository}, which is not on this machine and could not be downloaded ({reason}). "
+        f"Fetch it where there is internet, put it at DIR/{repository}/{FILES[0]} and set {FOLDER}=DIR, or give its "
+        f"path: network.weights pretrained:PATH/{FILES[0]}."
+    ) from problem
+
+
+def _family(backbone_name: str) -> Family:
+    for prefix, family in FAMILIES.items():
+        if backbone_name.startswith(prefix):
+            return family
+    known = ", ".join(name for family in FAMILIES.values() for table in family.repositories.values() for name in table)
+    raise SettingError(
+        f"There are no pretrained weights for backbone '{backbone_name}' (network.weights). There are some for: "
+        f"{known}."
+    )
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.exists():
+        raise CheckpointError(f"There is no weights file '{path}' (network.weights). Check the path.")
+    return read_tensor_file(path).tensors
+
+
+def _warn(family: Family, backbone: Backbone, backbone_name: str) -> None:
+    has = {
+        "input": getattr(getattr(backbone, "input", None), "kind", None),
+        "stride_in": getattr(backbone, "stride_in", None),
+    }
+    other = [f"{key}: {wanted}" for key, wanted in family.expects.items() if has[key] not in (wanted, None)]
+    if other:
+        logging.getLogger(__name__).warning(
+            "The weights of '%s' were trained with network.backbone_settings {%s}, which this network is not. It will "
+            "train, from a somewhat worse start.",
+            backbone_name,
+            ", ".join(other),
+        )

@@ -1,0 +1,1 @@
+"""What all pages share: skeleton, style sheet, tables, figures, pictures, film."""

@@ -1,0 +1,1 @@
+"""Training on both domains: settings, configuration, loop, checkpoints, run folder, evaluation."""
