@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stcl.commands.check.domain import SAMPLE_FRAMES, DomainCheck, DomainRequest, check_domain
+from stcl.commands.check.domain import SAMPLE_FRAMES, Domain, DomainCheck, check_domain
 from stcl.commands.check.findings import Finding
 from stcl.data import DATASETS, ClipDataset, get_dataset
 from stcl.data.io import write_image, write_label
@@ -27,11 +27,10 @@ class StillFlow:
     """No motion, but for pairs that it has no file of."""
 
     def __init__(self, missing: tuple[str, ...] = (), stored: bool = True):
-        self.missing, self.stored = missing, stored
+        self.missing = missing
         self.asked: list[str] = []
-
-    def is_stored(self, a: FrameRef, b: FrameRef) -> bool:
-        return self.stored
+        if stored:
+            self.source_path = "/flow/{}.npy".format  # what says that flow lies in files
 
     def __call__(self, a, b, image_a, image_b):
         self.asked.append(a.name)
@@ -56,8 +55,7 @@ def check(
     def opened(index: list[FrameRef]) -> ClipDataset:
         return ClipDataset(dataset, spec, SPACE, size, frames, flow, index=index)
 
-    request = DomainRequest(role, dataset, opened, bool(spec.labels), SPACE, 2)
-    return check_domain(request, full, workers)
+    return check_domain(Domain(role, dataset, opened, bool(spec.labels), SPACE, 2), full, workers)
 
 
 def only(found: DomainCheck, kind: str) -> Finding:
@@ -348,12 +346,12 @@ def test_flow_that_explains_less_than_none(write_tree, monkeypatch):
 def test_a_sample_is_the_same_each_time_and_all_is_all(write_tree):
     root = write_tree("camvid", sequences=1, frames=SAMPLE_FRAMES + 60, size=(8, 8))
     first, second = check("camvid", root), check("camvid", root)
-    names = [ref.name for ref, _ in first.read]
-    assert names == [ref.name for ref, _ in second.read]
+    names = [facts.ref.name for facts in first.read]
+    assert names == [facts.ref.name for facts in second.read]
     assert SAMPLE_FRAMES // 2 <= len(names) <= SAMPLE_FRAMES
     whole = check("camvid", root, full=True)
     assert len(whole.read) == SAMPLE_FRAMES + 60
-    unread = next(ref for ref, _ in whole.read if ref.name not in names)
+    unread = next(facts.ref for facts in whole.read if facts.ref.name not in names)
     damage_frame(unread)
     assert kinds(check("camvid", root)) == set()
     for workers in (0, 2):

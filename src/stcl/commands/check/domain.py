@@ -1,20 +1,20 @@
-"""What is on disk in a domain, what is missing, what it means: everything is collected, nothing stops at a mistake.
+"""What is in a domain, what is missing and what that means: everything is collected, nothing stops at a mistake.
 
-The files are listed, frames and labels of some clips, or of all, are read (:mod:`stcl.commands.check.survey`), and what
-that means is said (:mod:`stcl.commands.check.symptoms`).
+The files are listed, frames, labels and flows of some clips, or of all, are read (:mod:`stcl.commands.check.survey`),
+and what they mean is noted (:mod:`stcl.commands.check.findings`).
 """
 
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from stcl.commands.check.findings import Finding, Notes, many
-from stcl.commands.check.survey import Size, StoredFlow, flow_pairs, survey_flows, survey_frames
-from stcl.commands.check.symptoms import (
-    Read,
+from stcl.commands.check.findings import (
+    Finding,
+    Findings,
     judge_classes,
     judge_clips,
     judge_flows,
@@ -22,150 +22,106 @@ from stcl.commands.check.symptoms import (
     judge_labels,
     judge_listing,
     judge_runs,
+    many,
+    size_text,
 )
+from stcl.commands.check.survey import FrameFacts, Size, flow_pairs, read_flow, read_frame, survey
 from stcl.data.base import VideoDataset
 from stcl.data.clips import ClipDataset
 from stcl.data.listing import Listing
 from stcl.errors import DataError, StclError
+from stcl.flow.reading import ReadingFlow
 from stcl.labels import LabelSpace
 from stcl.types import FrameRef
 
 SAMPLE_FRAMES = 100
 """About so many frames of a domain are read unless all are."""
 
-LAYOUT_ADVICE = "Mend this first: docs/data.md shows what is expected, under 'Folder trees' and 'Own data'."
-
 SAMPLE_FLOWS = 8
 """So many flows are estimated; flows that lie in files are looked at for every clip that is read."""
 
+LAYOUT_ADVICE = "Mend this first: docs/data.md shows what is expected, under 'Folder trees' and 'Own data'."
+
 
 @dataclass(frozen=True)
-class DomainRequest:
-    """What to check, and how.
+class Domain:
+    """What to check."""
 
-    Attributes:
-        role: ``source``, ``target`` or ``evaluation``.
-        dataset: the split.
-        open_clips: makes the clips that training or evaluation would take of an index; may raise a StclError.
-        with_labels: False where no label may be opened.
-        space: classes that are counted.
-        batch_size: clips at once.
-        calibration: makes the single frames that statistics are recomputed on in the end, or None.
-    """
-
-    role: str
+    role: str  # source, target or evaluation
     dataset: VideoDataset
-    open_clips: Callable[[list[FrameRef]], ClipDataset]
-    with_labels: bool
+    open_clips: Callable[[list[FrameRef]], ClipDataset]  # that training or evaluation would take of an index
+    with_labels: bool  # False where no label may be opened
     space: LabelSpace
     batch_size: int
-    calibration: Callable[[list[FrameRef]], ClipDataset] | None = None
+    calibration: Callable[[list[FrameRef]], ClipDataset] | None = None  # single frames to recompute statistics on
 
 
 @dataclass(frozen=True)
 class DomainSummary:
-    """What was found in a domain, as plain numbers.
-
-    Attributes:
-        role, name, split, root: which domain it is.
-        sequences, frames: in the split.
-        labelled: frames with a label file; None where no label may be looked at.
-        clips: that the method, or evaluation, can make.
-        sampled: whether some of them were read, not all.
-        size: ``(width, height)`` of training; None is that of the files.
-        sizes: number of read frames by size on disk, e.g. ``{"1280x640": 100}``.
-        read_frames, read_labels: how many were read.
-        pixels: of each class in the labels that were read; None without labels.
-        ignored: pixels without a class of the label space.
-        shown_in: number of labels with each class.
-        brightness: mean of the read frames, 0..255.
-        flows: how many flows were looked at, of which ``stored_flows`` in files.
-        flow_difference, still_difference: mean difference of frames and warped, or unwarped, neighbours, 0..1; or None.
-    """
+    """What is in a domain, as plain numbers."""
 
     role: str
-    name: str
+    name: str  # of the data set
     split: str
     root: str
     sequences: int = 0
     frames: int = 0
-    labelled: int | None = None
-    clips: int = 0
-    sampled: bool = False
-    size: Size | None = None
-    sizes: dict[str, int] = field(default_factory=dict)
+    labelled: int | None = None  # frames with a label file; None where no label may be looked at
+    clips: int = 0  # that the method, or evaluation, can make
+    sampled: bool = False  # whether some of them were read, not all
+    size: Size | None = None  # width and height in training; None: as on disk
+    sizes: dict[str, int] = field(default_factory=dict)  # read frames by size on disk, e.g. {"1280x640": 100}
     read_frames: int = 0
     read_labels: int = 0
-    pixels: dict[str, int] | None = None
-    ignored: int = 0
-    shown_in: dict[str, int] = field(default_factory=dict)
-    brightness: float | None = None
-    flows: int = 0
-    stored_flows: int = 0
-    flow_difference: float | None = None
-    still_difference: float | None = None
+    pixels: dict[str, int] | None = None  # of each class in the labels that were read; None without labels
+    ignored: int = 0  # pixels without a class of the label space
+    shown_in: dict[str, int] = field(default_factory=dict)  # number of labels with each class
+    brightness: float | None = None  # mean of the read frames, 0..255
+    flows: int = 0  # that were looked at
+    stored_flows: int = 0  # of which so many lie in files
+    flow_difference: float | None = None  # mean difference of frames and their warped neighbours, 0..1
+    still_difference: float | None = None  # the same without warping
 
 
 @dataclass(frozen=True)
 class DomainCheck:
-    """A domain's summary and findings, and what further comparisons need.
-
-    Attributes:
-        summary, findings: see their classes.
-        clips: None where none can be made.
-        read: frames with what was found in them.
-    """
+    """A domain's summary and findings, and its clips (None where none can be made) and frames that were read."""
 
     summary: DomainSummary
     findings: list[Finding]
-    clips: ClipDataset | None
-    read: Read
+    clips: ClipDataset | None = None
+    read: Sequence[FrameFacts] = ()
 
 
-def check_domain(request: DomainRequest, full: bool = False, workers: int = 0, quiet: bool = True) -> DomainCheck:
+def check_domain(domain: Domain, full: bool = False, workers: int = 0, quiet: bool = True) -> DomainCheck:
     """Look at everything that one domain is made of.
 
     Args:
-        request: see its class.
+        domain: see its class.
         full: read all frames and labels that training uses, not an evenly spread sample.
         workers: processes that read.
         quiet: no progress bar.
     """
-    dataset = request.dataset
-    notes = Notes(request.role, "evaluation" if request.role == "evaluation" else "problem")
-    summary = DomainSummary(request.role, dataset.name, dataset.split, str(dataset.root))
-    files = _list_files(notes, dataset, request.with_labels)
+    dataset, findings = domain.dataset, Findings(domain.role)
+    summary = DomainSummary(domain.role, dataset.name, dataset.split, str(dataset.root))
+    files = _list_files(findings, dataset, domain.with_labels)
     if files is None or not files.frames:
-        return DomainCheck(summary, notes.found, None, [])
-    index, clips = files.index(), None
-    if files.labels is not None:
-        _check_classes(notes, request)
-    try:
-        clips = request.open_clips(index)
-    except StclError as error:
-        # where labels could not be listed, that no frame has one is no news
-        hidden = request.with_labels and files.labels is None and isinstance(error, DataError)
-        if not hidden and str(error) not in [finding.what for finding in notes.found]:
-            notes.stop("no_clip", str(error), "See docs/data.md, 'Which frames are used'.")
-    if clips is not None and dataset.step:  # stills have no neighbours
-        back = 0 if clips.every_frame else min(clips.spec.frames)
-        judge_runs(notes, clips.runs, max(0, *clips.spec.frames) - min(0, back) + 1)
-    items, frames = choose_frames(request, index, clips, full)
+        return DomainCheck(summary, findings.items)
+    index = files.index()
+    clips = _open_clips(findings, domain, index, files.labels is not None)
+    items, frames = choose_frames(domain, index, clips, full)
     sampled = not full and len(items) < (len(index) if clips is None else len(clips))
-    facts = survey_frames(dataset, request.space, frames, workers, quiet, f"{request.role}: frames")
-    read = [(ref, fact) for (ref, _), fact in zip(frames, facts, strict=True)]
+    title = f"{domain.role}: frames"
+    read = survey(partial(read_frame, dataset, domain.space), frames, workers, quiet, title)
     size = None if clips is None else clips.size
-    key = "source.size" if request.role == "source" else "target.size"
-    judge_frames(notes, read, size, request.batch_size, key)
+    judge_frames(findings, read, size, domain.batch_size)
     if clips is not None:
-        judge_clips(notes, map(clips.refs, items), read)
+        judge_clips(findings, clips, items, read)
     if files.labels is not None:
         labels = many(sum(with_label for _, with_label in frames), "label")
-        looked_at = f"the {labels} that were read" if sampled else f"the {labels}"
-        judge_labels(notes, read, dataset)
-        judge_classes(notes, request.space.names, read, _possible(request), looked_at)
-    broken = {ref for ref, fact in read if fact.error}
-    flow = _check_flow(notes, clips, items, broken, workers, quiet) if clips is not None and clips.flow else {}
+        judge_labels(findings, read, dataset)
+        labels = f"the {labels} that were read" if sampled else f"the {labels}"
+        judge_classes(findings, read, dataset, domain.space, labels)
     summary = replace(
         summary,
         sequences=len({ref.sequence for ref in index}),
@@ -174,14 +130,54 @@ def check_domain(request: DomainRequest, full: bool = False, workers: int = 0, q
         clips=0 if clips is None else len(clips),
         sampled=sampled,
         size=size,
-        **_count(read, request.space),
-        **flow,
+        **_count(read, domain.space),
+        **_check_flows(findings, clips, items, read, workers, quiet),
     )
-    return DomainCheck(summary, notes.found, clips, read)
+    return DomainCheck(summary, findings.items, clips, read)
+
+
+def _list_files(findings: Findings, dataset: VideoDataset, with_labels: bool) -> Listing | None:
+    """The files; without labels where their folder is missing, without anything where the frames' is."""
+    for labels in dict.fromkeys((with_labels, False)):
+        try:
+            files = dataset.list_files(labels)
+        except StclError as error:
+            if labels == with_labels or str(error) != findings.items[-1].what:
+                findings.stop("layout", str(error), LAYOUT_ADVICE)
+            continue
+        judge_listing(findings, dataset, files)
+        if not findings.items:  # a data set may refuse more than a listing shows
+            try:
+                dataset.index(labels)
+            except StclError as error:
+                findings.stop("layout", str(error), "See docs/data.md, 'Folder trees'.")
+        return files
+    return None
+
+
+def _open_clips(findings: Findings, domain: Domain, index: list[FrameRef], listed: bool) -> ClipDataset | None:
+    """The domain's clips; ``listed`` says whether its labels could be."""
+    if listed:
+        try:
+            domain.dataset.check_space(domain.space)
+        except StclError as error:
+            advice = "Correct the class map, or space (docs/data.md, 'Classes and ids')."
+            findings.stop("class_map", str(error), advice)
+    try:
+        clips = domain.open_clips(index)
+    except StclError as error:
+        # where labels could not be listed, that no frame has one is no news
+        hidden = domain.with_labels and not listed and isinstance(error, DataError)
+        if not hidden and str(error) not in [finding.what for finding in findings.items]:
+            findings.stop("no_clip", str(error), "See docs/data.md, 'Which frames are used'.")
+        return None
+    if not clips.dataset.stills:  # which have no neighbours
+        judge_runs(findings, clips)
+    return clips
 
 
 def choose_frames(
-    request: DomainRequest, index: list[FrameRef], clips: ClipDataset | None, full: bool
+    domain: Domain, index: list[FrameRef], clips: ClipDataset | None, full: bool
 ) -> tuple[list[int], list[tuple[FrameRef, bool]]]:
     """Which clips are looked at, and which frames are read, with the labels of some; the same at every call.
 
@@ -194,8 +190,8 @@ def choose_frames(
     everything = full or len(used) <= SAMPLE_FRAMES
     items = [*range(len(clips))] if everything else spread(len(clips), SAMPLE_FRAMES // len(clips.spec.frames) or 1)
     frames: dict[FrameRef, bool] = {}
-    if everything and request.calibration is not None:
-        single = request.calibration(index)
+    if everything and domain.calibration is not None:
+        single = domain.calibration(index)
         frames = {single.refs(item)[0]: False for item in range(len(single))}
     for item in items:
         for offset, ref in clips.refs(item).items():
@@ -207,79 +203,54 @@ def choose_frames(
 
 def spread(count: int, chosen: int) -> list[int]:
     """At most ``chosen`` of the numbers 0 .. ``count`` - 1, evenly spread."""
-    positions = np.linspace(0, count - 1, min(count, chosen)).round().astype(int)
-    return [int(position) for position in positions]
+    positions: list[int] = np.linspace(0, count - 1, min(count, chosen)).round().astype(int).tolist()
+    return positions
 
 
-def _list_files(notes: Notes, dataset: VideoDataset, with_labels: bool) -> Listing | None:
-    """The files; without labels where their folder is missing, without anything where the frames' is."""
-    for labels in dict.fromkeys((with_labels, False)):
-        try:
-            files = dataset.list_files(labels)
-        except StclError as error:
-            if labels == with_labels or str(error) != notes.found[-1].what:
-                notes.stop("layout", str(error), LAYOUT_ADVICE)
-            continue
-        judge_listing(notes, dataset, files)
-        if not notes.found:  # a data set may refuse more than a listing shows
-            try:
-                dataset.index(labels)
-            except StclError as error:
-                notes.stop("layout", str(error), "See docs/data.md, 'Folder trees'.")
-        return files
-    return None
-
-
-def _check_classes(notes: Notes, request: DomainRequest) -> None:
-    """Whether the data set's classes are those of the label space."""
-    try:
-        request.dataset.check_space(request.space)
-    except StclError as error:
-        notes.stop("class_map", str(error), "Correct the class map, or space (docs/data.md, 'Classes and ids').")
-
-
-def _possible(request: DomainRequest) -> set[str]:
-    """Classes of the label space that the data set has an id for."""
-    return {request.space.merges.get(name, name) for name in request.dataset.raw_names.values()}
-
-
-def _check_flow(
-    notes: Notes, clips: ClipDataset, items: Sequence[int], broken: set[FrameRef], workers: int, quiet: bool
-) -> dict[str, Any]:
-    """Look at the flows of clips, but not between ``broken`` frames; returns the summary's part about them."""
-    flow, stored, estimated = clips.flow, [], []
-    for wanted in flow_pairs(clips, items).values():
-        pairs = [pair for pair in wanted if broken.isdisjoint(pair)]
-        known = [isinstance(flow, StoredFlow) and flow.is_stored(*pair) for pair in pairs]
-        stored += [pair for pair, there in zip(pairs, known, strict=True) if there]
-        others = [pair for pair, there in zip(pairs, known, strict=True) if not there]
-        estimated += [others[position] for position in spread(len(others), SAMPLE_FLOWS)]
-    asked = [*stored, *estimated]
-    facts = survey_flows(clips, asked, workers, quiet, f"{notes.domain}: flow")
-    judge_flows(notes, asked, facts)
-    good = [one for one in facts if not one.error]
-    return {
-        "flows": len(asked),
-        "stored_flows": len(stored),
-        "flow_difference": float(np.mean([one.difference for one in good])) if good else None,
-        "still_difference": float(np.mean([one.still for one in good])) if good else None,
-    }
-
-
-def _count(read: Read, space: LabelSpace) -> dict[str, Any]:
-    """The summary's part about what was read."""
-    sizes = Counter(f"{facts.size[0]}x{facts.size[1]}" for _, facts in read if facts.size is not None)
-    whole = [facts for _, facts in read if facts.size is not None]
-    counts = [facts.pixels for _, facts in read if facts.pixels is not None]
-    found: dict[str, Any] = {
+def _count(read: Sequence[FrameFacts], space: LabelSpace) -> dict[str, Any]:
+    """The summary's part about frames and labels."""
+    whole = [facts for facts in read if facts.size is not None]
+    sizes = Counter(size_text(facts.size) for facts in read if facts.size is not None)
+    summary: dict[str, Any] = {
         "sizes": dict(sizes.most_common()),
         "read_frames": len(read),
         "brightness": float(np.mean([facts.brightness for facts in whole])) if whole else None,
     }
+    counts = [facts.pixels for facts in read if facts.pixels is not None]
     if counts:
-        total, shown = np.sum(counts, 0), np.sum([pixels > 0 for pixels in counts], 0)
-        found["read_labels"] = len(counts)
-        found["pixels"] = dict(zip(space.names, total[:-1].tolist(), strict=True))
-        found["ignored"] = int(total[-1])
-        found["shown_in"] = dict(zip(space.names, shown[:-1].tolist(), strict=True))
-    return found
+        total, labels = np.sum(counts, 0), np.sum([pixels > 0 for pixels in counts], 0)
+        summary["read_labels"] = len(counts)
+        summary["pixels"] = dict(zip(space.names, total[:-1].tolist(), strict=True))
+        summary["ignored"] = int(total[-1])
+        summary["shown_in"] = dict(zip(space.names, labels[:-1].tolist(), strict=True))
+    return summary
+
+
+def _check_flows(
+    findings: Findings,
+    clips: ClipDataset | None,
+    items: Sequence[int],
+    read: Sequence[FrameFacts],
+    workers: int,
+    quiet: bool,
+) -> dict[str, Any]:
+    """The summary's part about flow, which is not asked for between frames that cannot be read."""
+    if clips is None or clips.flow is None:
+        return {}
+    flow = clips.flow = ReadingFlow(clips.flow)
+    broken = {facts.ref for facts in read if facts.error}
+    stored, estimated = [], []
+    for wanted in flow_pairs(clips, items).values():
+        pairs = [pair for pair in wanted if broken.isdisjoint(pair)]
+        absent = [pair for pair in pairs if not flow.is_stored(*pair)]
+        stored += [pair for pair in pairs if flow.is_stored(*pair)]
+        estimated += [absent[position] for position in spread(len(absent), SAMPLE_FLOWS)]
+    facts = survey(partial(read_flow, clips), [*stored, *estimated], workers, quiet, f"{findings.domain}: flow")
+    judge_flows(findings, facts)
+    usable = [each for each in facts if not each.error]
+    return {
+        "flows": len(facts),
+        "stored_flows": len(stored),
+        "flow_difference": float(np.mean([each.difference for each in usable])) if usable else None,
+        "still_difference": float(np.mean([each.still for each in usable])) if usable else None,
+    }

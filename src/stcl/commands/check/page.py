@@ -33,62 +33,47 @@ PICTURE_PX = 520
 FULL_SCALE = 0.25
 """Difference of a frame and its warped neighbour that is shown brightest."""
 
-BAR = 14
-"""Letters of a full bar."""
+BAR_LETTERS = 14
+"""Length of a full bar on the terminal."""
 
 LISTED_PLACES = 200
 """So many paths of a finding stand in the page."""
 
 
-def rich_check(record: dict[str, Any]) -> Iterator[RenderableType]:
-    """Tables for the terminal: what there is, its classes, what is wrong, and the verdict."""
-    yield _facts_table(record)
-    if any(domain["pixels"] for domain in record["domains"]):
-        yield _classes_table(record)
-    for severity, (title, colour) in GROUPS.items():
-        chosen = [finding for finding in record["findings"] if finding["severity"] == severity]
-        if chosen:
-            yield Text(f"\n{title}", style=f"bold {colour}")
-            yield _findings_table(chosen, colour)
-    yield Text(f"\n{verdict(record)}", style="bold green" if record["ready"] else "bold red")
-
-
 def verdict(record: dict[str, Any]) -> str:
     """One or two sentences: can training start, can its result be measured, and how sure is that."""
-    counts = {name: sum(one["severity"] == name for one in record["findings"]) for name in GROUPS}
+    severities = [finding["severity"] for finding in record["findings"]]
     if not record["ready"]:
-        return f"Training cannot go through: {_many(counts['problem'], 'thing')} to mend."
+        return f"Training cannot go through: {_many(severities.count('problem'), 'thing')} to mend."
     text = "Training can start."
     if not record["measurable"]:
-        text += f" Evaluation cannot: {_many(counts['evaluation'], 'thing')} to mend."
+        text += f" Evaluation cannot: {_many(severities.count('evaluation'), 'thing')} to mend."
     if any(domain["sampled"] for domain in record["domains"]):
         text += " A sample was read; --full reads every file."
     return text
 
 
-def facts(domain: dict[str, Any]) -> dict[str, str]:
-    """What was found in a domain, a line each."""
-    sizes = ", ".join(
-        f"{size} ({count})" if len(domain["sizes"]) > 1 else size for size, count in domain["sizes"].items()
-    )
-    shown = {
+def domain_facts(domain: dict[str, Any]) -> dict[str, str]:
+    """What is in a domain, by the name of each fact."""
+    sizes, labelled = domain["sizes"], domain["labelled"]
+    facts = {
         "data set": f"{domain['name']}, split {domain['split']}",
-        "root": _near(domain["root"]),
+        "root": _short_paths(domain["root"]),
         "sequences": f"{domain['sequences']:,}",
         "frames": f"{domain['frames']:,}",
-        "with a label": "not looked at" if domain["labelled"] is None else f"{domain['labelled']:,}",
+        "with a label": "not looked at" if labelled is None else f"{labelled:,}",
         "clips": f"{domain['clips']:,}",
-        "size on disk": sizes or "–",
+        "size on disk": ", ".join(f"{size} ({n})" if len(sizes) > 1 else size for size, n in sizes.items()) or "–",
         "size in training": "as on disk" if domain["size"] is None else "{}x{}".format(*domain["size"]),
         "read": f"{_many(domain['read_frames'], 'frame')}, {_many(domain['read_labels'], 'label')}",
     }
     if domain["brightness"] is not None:
-        shown["mean brightness"] = f"{domain['brightness']:.0f} of 255"
+        facts["mean brightness"] = f"{domain['brightness']:.0f} of 255"
     if domain["flow_difference"] is not None:
         stored = f" ({domain['stored_flows']} from files)" if domain["stored_flows"] else ""
-        shown["flows looked at"] = f"{domain['flows']}{stored}"
-        shown["neighbours differ"] = f"{domain['still_difference']:.1%}, warped {domain['flow_difference']:.1%}"
-    return shown
+        facts["flows looked at"] = f"{domain['flows']}{stored}"
+        facts["neighbours differ"] = f"{domain['still_difference']:.1%}, warped {domain['flow_difference']:.1%}"
+    return facts
 
 
 def class_shares(domain: dict[str, Any]) -> dict[str, float]:
@@ -96,6 +81,64 @@ def class_shares(domain: dict[str, Any]) -> dict[str, float]:
     pixels = {**domain["pixels"], "ignored": domain["ignored"]}
     total = max(1, sum(pixels.values()))
     return {name: 100 * count / total for name, count in pixels.items()}
+
+
+def rich_check(record: dict[str, Any]) -> Iterator[RenderableType]:
+    """Tables for the terminal: what there is, its classes, what is wrong, and the verdict."""
+    table = Table(title=Text(f"Data of {record['title']}"), title_justify="left")
+    table.add_column("")
+    domains = [domain_facts(domain) for domain in record["domains"]]
+    for domain in record["domains"]:
+        table.add_column(domain["role"], overflow="fold")
+    for name in dict.fromkeys(name for facts in domains for name in facts):
+        table.add_row(name, *(Text(facts.get(name, "–")) for facts in domains))
+    yield table
+    if any(domain["pixels"] for domain in record["domains"]):
+        yield _classes_table(record)
+    for severity, (title, colour) in GROUPS.items():
+        findings = [finding for finding in record["findings"] if finding["severity"] == severity]
+        if findings:
+            yield Text(f"\n{title}", style=f"bold {colour}")
+            yield _findings_table(findings, colour)
+    yield Text(f"\n{verdict(record)}", style="bold green" if record["ready"] else "bold red")
+
+
+def _classes_table(record: dict[str, Any]) -> Table:
+    """Logarithmic bars, as in the page of an inspection."""
+    counted = [domain for domain in record["domains"] if domain["pixels"]]
+    title = "Percent of the pixels that were read (logarithmic bars from 0.01)"
+    table = Table(title=title, title_justify="left", box=None)
+    table.add_column("class")
+    for domain in counted:
+        table.add_column(domain["role"], no_wrap=True, min_width=BAR_LETTERS)
+        table.add_column("%", justify="right")
+        table.add_column("labels", justify="right")
+    colours = ["#" + bytes(np.maximum(colour, 60)).hex() for colour in _palette(record)]
+    for index, name in enumerate([*record["classes"], "ignored"]):
+        cells: list[Text] = []
+        for domain in counted:
+            share = class_shares(domain)[name]
+            length = bar_length(share) * BAR_LETTERS / 100
+            bar = "█" * int(length) + ("▌" if length % 1 >= 0.5 else "")
+            cells.append(Text(bar, style="bright_black" if name == "ignored" else colours[index]))
+            cells.append(Text(share_text(share)))
+            cells.append(Text(str(domain["shown_in"].get(name, "")), style="dim"))
+        table.add_row(Text(name), *cells)
+    return table
+
+
+def _findings_table(findings: list[dict[str, Any]], colour: str) -> Table:
+    table = Table.grid(padding=(0, 1))
+    table.add_column(style=colour, no_wrap=True)
+    table.add_column(overflow="fold")
+    for finding in findings:
+        text = Text(_short_paths(finding["what"]))
+        if finding["places"] and finding["places"][0] not in finding["what"]:
+            more = f" and {finding['count'] - 1} more" if finding["count"] > 1 else ""
+            text.append(f" {_short_paths(finding['places'][0])}{more}", style="dim")
+        text.append(f"\n→ {finding['advice']}", style="italic")
+        table.add_row(finding["domain"], text)
+    return table
 
 
 def check_page(out: Path) -> None:
@@ -108,98 +151,41 @@ def check_page(out: Path) -> None:
 def write_check(record: dict[str, Any], out: Path) -> Path:
     """Write the page ``out`` about a check, whole or not at all, and return its path."""
     check_page(out)
-    palette = LabelSpace("checked", tuple(record["classes"])).palette
-    counted = [domain for domain in record["domains"] if domain["pixels"]]
+    palette = _palette(record)
     page = template(Path(__file__).with_name("page.html.j2"), share=share_text, bar=bar_length)
     text = page.render(
         record=record,
         verdict=verdict(record),
         duration=duration_text(record["seconds"]),
         groups=[
-            (severity, title, [one for one in record["findings"] if one["severity"] == severity])
+            (severity, title, [finding for finding in record["findings"] if finding["severity"] == severity])
             for severity, (title, _) in GROUPS.items()
         ],
         listed=LISTED_PLACES,
-        domains=[(domain["role"], facts(domain)) for domain in record["domains"]],
-        classes=[(name, "#" + bytes(palette[place]).hex()) for place, name in enumerate(record["classes"])],
-        shares=[(domain["role"], class_shares(domain)) for domain in counted],
-        labels=[_label_strip(shown, palette) for shown in record["labels"]],
-        flows=[_flow_strip(shown) for shown in record["flows"]],
+        domains=[(domain["role"], domain_facts(domain)) for domain in record["domains"]],
+        classes=[(name, "#" + bytes(palette[index]).hex()) for index, name in enumerate(record["classes"])],
+        shares=[(domain["role"], class_shares(domain)) for domain in record["domains"] if domain["pixels"]],
+        labels=[(exhibit, _label_pictures(exhibit, palette)) for exhibit in record["labels"]],
+        flows=[(exhibit, _flow_pictures(exhibit)) for exhibit in record["flows"]],
         full_scale=FULL_SCALE,
     )
     write_atomic(out, text.encode())
     return out
 
 
-def _facts_table(record: dict[str, Any]) -> Table:
-    table = Table(title=Text(f"Data of {record['title']}"), title_justify="left")
-    table.add_column("")
-    shown = [facts(domain) for domain in record["domains"]]
-    for domain in record["domains"]:
-        table.add_column(domain["role"], overflow="fold")
-    for name in dict.fromkeys(name for one in shown for name in one):
-        table.add_row(name, *(Text(one.get(name, "–")) for one in shown))
-    return table
+def _label_pictures(exhibit: dict[str, Any], palette: NDArray[np.uint8]) -> dict[str, str]:
+    frame, label = _resized(exhibit["frame"]), _resized(exhibit["label"], smooth=False)
+    return {"frame": _uri(frame), "label over the frame": _uri(overlay(frame, label, palette, alpha=0.6))}
 
 
-def _classes_table(record: dict[str, Any]) -> Table:
-    """Logarithmic bars, as in the page of an inspection."""
-    counted = [domain for domain in record["domains"] if domain["pixels"]]
-    table = Table(
-        title="Percent of the pixels that were read (logarithmic bars from 0.01)", title_justify="left", box=None
-    )
-    table.add_column("class")
-    for domain in counted:
-        table.add_column(domain["role"], no_wrap=True, min_width=BAR)
-        table.add_column("%", justify="right")
-        table.add_column("labels", justify="right")
-    palette = LabelSpace("checked", tuple(record["classes"])).palette
-    for place, name in enumerate([*record["classes"], "ignored"]):
-        cells: list[Text] = []
-        for domain in counted:
-            share = class_shares(domain)[name]
-            full = bar_length(share) * BAR / 100
-            colour = "bright_black" if name == "ignored" else "#" + bytes(np.maximum(palette[place], 60)).hex()
-            cells.append(Text("█" * int(full) + ("▌" if full % 1 >= 0.5 else ""), style=colour))
-            cells.append(Text(share_text(share)))
-            cells.append(Text(str(domain["shown_in"].get(name, "")), style="dim"))
-        table.add_row(Text(name), *cells)
-    return table
+def _flow_pictures(exhibit: dict[str, Any]) -> dict[str, str]:
+    scaled = np.clip(exhibit["difference"] / FULL_SCALE * 255, 0, 255).astype(np.uint8)
+    heat = cv2.cvtColor(cv2.applyColorMap(scaled, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB).astype(np.uint8)
+    pictures = {"frame t": exhibit["frame"], "frame before, warped to t": exhibit["warped"], "difference": heat}
+    return {caption: _uri(_resized(pixels)) for caption, pixels in pictures.items()}
 
 
-def _findings_table(findings: list[dict[str, Any]], colour: str) -> Table:
-    table = Table.grid(padding=(0, 1))
-    table.add_column(style=colour, no_wrap=True)
-    table.add_column(overflow="fold")
-    for finding in findings:
-        text = Text(_near(finding["what"]))
-        if finding["places"] and finding["places"][0] not in finding["what"]:
-            more = f" and {finding['count'] - 1} more" if finding["count"] > 1 else ""
-            text.append(f" {_near(finding['places'][0])}{more}", style="dim")
-        text.append(f"\n→ {finding['advice']}", style="italic")
-        table.add_row(finding["domain"], text)
-    return table
-
-
-def _label_strip(shown: dict[str, Any], palette: NDArray[np.uint8]) -> dict[str, Any]:
-    frame, label = _narrow(shown["frame"]), _narrow(shown["label"], smooth=False)
-    pictures = [("frame", frame), ("label over the frame", overlay(frame, label, palette, alpha=0.6))]
-    return {**_told(shown), "pictures": [(caption, _uri(picture)) for caption, picture in pictures]}
-
-
-def _flow_strip(shown: dict[str, Any]) -> dict[str, Any]:
-    scaled = np.clip(shown["difference"] / FULL_SCALE * 255, 0, 255).astype(np.uint8)
-    heat = cv2.cvtColor(cv2.applyColorMap(scaled, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
-    pictures = [("frame t", shown["frame"]), ("frame before, warped to t", shown["warped"]), ("difference", heat)]
-    told = {**_told(shown), "mean": shown["mean"], "still": shown["still"], "previous": shown["previous"]}
-    return {**told, "pictures": [(caption, _uri(_narrow(picture))) for caption, picture in pictures]}
-
-
-def _told(shown: dict[str, Any]) -> dict[str, Any]:
-    return {"domain": shown["domain"], "name": shown["name"]}
-
-
-def _narrow(pixels: NDArray[np.uint8], smooth: bool = True) -> NDArray[np.uint8]:
+def _resized(pixels: NDArray[np.uint8], smooth: bool = True) -> NDArray[np.uint8]:
     """At the width of the page's pictures; small ones are enlarged by a whole number."""
     height, width = pixels.shape[:2]
     wide = PICTURE_PX if width > PICTURE_PX else width * round(PICTURE_PX / width)
@@ -212,7 +198,11 @@ def _uri(pixels: NDArray[np.uint8]) -> str:
     return data_uri(encode_image(pixels, ".jpg", quality=88), ".jpg")
 
 
-def _near(text: str) -> str:
+def _palette(record: dict[str, Any]) -> NDArray[np.uint8]:
+    return LabelSpace("checked", tuple(record["classes"])).palette
+
+
+def _short_paths(text: str) -> str:
     """Text whose paths below the working directory begin there."""
     return text.replace(f"{Path.cwd()}/", "")
 

@@ -1,26 +1,25 @@
 """Is the data right? What the settings' data sets hold, and what would stop training or evaluation before they begin.
 
+Each of source, target and evaluation is a domain that is checked by itself (:mod:`stcl.commands.check.domain`); the
+record has what is in it, the findings and some pictures.
+
 No label of the target that is adapted to is opened: its folder of labels is not even looked at. Evaluation opens
 labels, so those of its split are opened here, too, unless it is the split that is adapted to.
 """
 
 import os
 import time
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import combinations
 from typing import Any
 
-from stcl.commands.check.domain import DomainCheck, DomainRequest, DomainSummary, check_domain
-from stcl.commands.check.exhibits import flow_exhibits, label_exhibits
-from stcl.commands.check.findings import Notes, many, place, size_text
-from stcl.commands.check.survey import Size
-from stcl.commands.check.symptoms import DARK
-from stcl.data import ClipDataset, VideoDataset
+from stcl.commands.check.domain import Domain, DomainCheck, DomainSummary, check_domain, spread
+from stcl.commands.check.findings import DARK, Findings, many, size_text
+from stcl.commands.check.survey import Size, flow_pairs, read_flow
+from stcl.data import ClipDataset
 from stcl.errors import StclError
 from stcl.files.paths import real_path
-from stcl.flow.reading import ReadingFlow
 from stcl.methods import AdaptationMethod
 from stcl.models.views import GRID_PX
 from stcl.training.domains import evaluation_clips, open_dataset, training_clips
@@ -30,10 +29,10 @@ from stcl.types import ClipSpec, FrameRef
 
 SCHEMA = 1
 
-EXHIBITS = 3
+PICTURES = 3
 """Frames of a domain that are shown."""
 
-BY_INTEREST = ("target", "evaluation", "source")
+FLOW_ROLES = ("target", "evaluation", "source")
 """Flow is shown for the first of these domains that has any."""
 
 
@@ -56,25 +55,27 @@ def check_data(
     """
     started = time.monotonic()
     workers = (os.cpu_count() or 1) if workers is None else workers
-    notes = Notes("settings", "problem")
-    method = _open_method(settings, notes)
+    common = Findings("settings")
+    method = _open_method(settings, common)
+    target, evaluation = settings.target, settings.evaluation
+    measured = replace(target, split=evaluation.split or target.split, root=evaluation.root or target.root)
     checks: dict[str, DomainCheck] = {}
-    for role, make in (("source", _source), ("target", _target), ("evaluation", _evaluation)):
+    for role, origin in (("source", settings.source), ("target", target), ("evaluation", measured)):
         try:
-            request = make(settings, method, notes)
+            domain = _open_domain(settings, role, origin, method, common)
         except StclError as error:  # of a root that is missing, say
-            own = Notes(role, "evaluation" if role == "evaluation" else "problem")
-            own.stop("layout", str(error), "Correct root and split, or bring the data (docs/data.md).")
-            checks[role] = DomainCheck(_nothing(settings, role), own.found, None, [])
+            refused = Findings(role)
+            refused.stop("layout", str(error), "Correct root and split, or bring the data (docs/data.md).")
+            checks[role] = DomainCheck(DomainSummary(role, origin.name, origin.split, origin.root), refused.items)
             continue
-        if request is not None:
-            checks[role] = check_domain(request, full, workers, quiet)
+        if domain is not None:
+            checks[role] = check_domain(domain, full, workers, quiet)
     if "source" in checks and "target" in checks:
-        _check_pasting(settings, method, checks, notes)
-    _check_shared(settings, checks, notes)
-    findings = [*notes.found, *(finding for check in checks.values() for finding in check.findings)]
-    told = {finding.what for finding in findings if (finding.domain, finding.severity) == ("target", "remark")}
-    findings = [one for one in findings if one.domain != "evaluation" or one.what not in told]
+        _check_pasting(method, checks, common)
+    _check_shared(settings, checks, common)
+    findings = [*common.items, *(finding for check in checks.values() for finding in check.findings)]
+    known = {finding.what for finding in findings if (finding.domain, finding.severity) == ("target", "remark")}
+    findings = [finding for finding in findings if finding.domain != "evaluation" or finding.what not in known]
     return {
         "schema": SCHEMA,
         "title": settings.title,
@@ -87,18 +88,16 @@ def check_data(
         "measurable": not any(finding.severity == "evaluation" for finding in findings),
         "findings": [asdict(finding) for finding in findings],
         "domains": [asdict(check.summary) for check in checks.values()],
-        "labels": [shown for check in checks.values() for shown in label_exhibits(check, EXHIBITS)],
-        "flows": next(
-            filter(None, (flow_exhibits(checks[role], EXHIBITS) for role in BY_INTEREST if role in checks)), []
-        ),
+        "labels": [picture for check in checks.values() for picture in _label_pictures(check)],
+        "flows": next(filter(None, (_flow_pictures(checks[role]) for role in FLOW_ROLES if role in checks)), []),
         "seconds": round(time.monotonic() - started, 1),
     }
 
 
-# ---- from settings to requests ----
+# ---- from settings to domains ----
 
 
-def _open_method(settings: Settings, notes: Notes) -> AdaptationMethod:
+def _open_method(settings: Settings, findings: Findings) -> AdaptationMethod:
     """The method, for the clips that it wants; with random weights where its own cannot be had.
 
     Published weights by name are not fetched for this.
@@ -110,99 +109,61 @@ def _open_method(settings: Settings, notes: Notes) -> AdaptationMethod:
         return build_method(settings)
     except StclError as error:
         method = build_method(bare)  # where this fails, too, it is the first message
-        notes.stop("settings", str(error), "Correct the configuration.")
+        findings.stop("settings", str(error), "Correct the configuration.")
         return method
 
 
-def _source(settings: Settings, method: AdaptationMethod, notes: Notes) -> DomainRequest:
-    return _training(settings, "source", settings.source, method.source_spec, method)
-
-
-def _target(settings: Settings, method: AdaptationMethod, notes: Notes) -> DomainRequest | None:
-    """The target without labels, whatever there is of them; None where training never looks at it."""
-    spec = method.target_spec
-    if spec is None and method.evaluation_statistics != "target":
-        what = f"Method '{settings.as_dict()['method']['name']}' looks at no target frame, so they were not checked."
-        notes.remark("target_unused", what, "To check them, name a method that adapts, e.g. --method.name stcl.")
-        return None
-    spec = ClipSpec(frames=(0,)) if spec is None else spec.without_labels()
-    return _training(settings, "target", settings.target, spec, method)
-
-
-def _training(
-    settings: Settings, role: str, domain: DomainSettings, spec: ClipSpec, method: AdaptationMethod
-) -> DomainRequest:
-    dataset = open_dataset(domain)
+def _open_domain(
+    settings: Settings, role: str, origin: DomainSettings, method: AdaptationMethod, findings: Findings
+) -> Domain | None:
+    """The domain as training or evaluation looks at it: the target without labels; None where nobody looks at it."""
+    if role == "evaluation":
+        dataset, target = open_dataset(origin), settings.target
+        if not settings.oracle and (real_path(dataset.root), dataset.split) == (real_path(target.root), target.split):
+            what = f"Evaluation measures on '{dataset.split}', the very frames that are adapted to."
+            advice = "Their labels were not opened here. Better take another split."
+            findings.remark("evaluated_on_target", what, advice)
+            return None
+        measured = partial(evaluation_clips, settings, None, None)
+        return Domain(role, dataset, measured, True, settings.space, settings.evaluation.batch_size)
+    spec = method.source_spec
+    if role == "target":
+        if method.target_spec is None and method.evaluation_statistics != "target":
+            name = settings.as_dict()["method"]["name"]
+            what = f"Method '{name}' looks at no target frame, so they were not checked."
+            findings.remark("target_unused", what, "To check them, name a method that adapts, e.g. --method.name stcl.")
+            return None
+        spec = (method.target_spec or ClipSpec(frames=(0,))).without_labels()
 
     def calibration(index: list[FrameRef]) -> ClipDataset:
-        clips = training_clips(settings, domain, ClipSpec(frames=(0,)), index)
+        clips = training_clips(settings, origin, ClipSpec(frames=(0,)), index)
         clips.thin(settings.training.calibration_clips)
         return clips
 
-    return _request(
-        settings,
-        role,
-        dataset,
-        lambda index: training_clips(settings, domain, spec, index),
-        bool(spec.labels),
-        settings.training.batch_size,
-        calibration if method.evaluation_statistics == role else None,
-    )
-
-
-def _evaluation(settings: Settings, method: AdaptationMethod, notes: Notes) -> DomainRequest | None:
-    """The labelled frames that are measured on; None where they are those that are adapted to."""
-    target, evaluation = settings.target, settings.evaluation
-    dataset = open_dataset(target, evaluation.split, evaluation.root)
-    adapted = real_path(target.root)
-    if not settings.oracle and (real_path(dataset.root), dataset.split) == (adapted, target.split):
-        what = f"Evaluation measures on '{dataset.split}', the very frames that are adapted to."
-        notes.remark("evaluated_on_target", what, "Their labels were not opened here. Better take another split.")
-        return None
-    clips = partial(evaluation_clips, settings, None, None)
-    return _request(settings, "evaluation", dataset, clips, True, evaluation.batch_size, None)
-
-
-def _request(
-    settings: Settings,
-    role: str,
-    dataset: VideoDataset,
-    open_clips: Callable[[list[FrameRef]], ClipDataset],
-    with_labels: bool,
-    batch_size: int,
-    calibration: Callable[[list[FrameRef]], ClipDataset] | None,
-) -> DomainRequest:
-    def reading(index: list[FrameRef]) -> ClipDataset:
-        clips = open_clips(index)
-        clips.flow = None if clips.flow is None else ReadingFlow(clips.flow)
-        return clips
-
-    return DomainRequest(role, dataset, reading, with_labels, settings.space, batch_size, calibration)
-
-
-def _nothing(settings: Settings, role: str) -> DomainSummary:
-    """The summary of a domain that cannot be opened."""
-    domain = settings.source if role == "source" else settings.target
-    split, root = domain.split, domain.root
-    if role == "evaluation":
-        split, root = settings.evaluation.split, settings.evaluation.root or root
-    return DomainSummary(role, domain.name, split, root)
+    trained = partial(training_clips, settings, origin, spec)
+    single = calibration if method.evaluation_statistics == role else None
+    batch_size, labels = settings.training.batch_size, bool(spec.labels)
+    return Domain(role, open_dataset(origin), trained, labels, settings.space, batch_size, single)
 
 
 # ---- both domains together ----
 
 
-def _check_pasting(settings: Settings, method: AdaptationMethod, checks: dict[str, DomainCheck], notes: Notes) -> None:
+def _check_pasting(method: AdaptationMethod, checks: dict[str, DomainCheck], findings: Findings) -> None:
     """Clips must hold the training crop and, where patches are pasted, the source's windows of the target's size."""
     source, target = (_clip_sizes(checks[role]) for role in ("source", "target"))
     shrink, crop = method.preparation.rescale[0], method.preparation.crop
     if method.preparation.rescale != (1.0, 1.0):
-        source = [(min(w, _on_grid(w * shrink)), min(h, _on_grid(h * shrink))) for w, h in source]
+
+        def shrunk(side: int) -> int:
+            return min(side, max(GRID_PX, round(side * shrink / GRID_PX) * GRID_PX))
+
+        source = [(shrunk(w), shrunk(h)) for w, h in source]
     if crop is not None:
         small = [size for size in [*source, *target] if size[0] < crop[0] or size[1] < crop[1]]
         if small:
             what = f"method.preparation.crop is {size_text(crop)} px, but there are clips of {size_text(small[0])} px."
-            notes.stop("crop", what, "Make the crop smaller, or the sizes larger.")
+            findings.stop("crop", what, "Make the crop smaller, or the sizes larger.")
     elif method.pastes and source and target:
         smallest = min(w for w, _ in source), min(h for _, h in source)
         largest = max(w for w, _ in target), max(h for _, h in target)
@@ -211,33 +172,74 @@ def _check_pasting(settings: Settings, method: AdaptationMethod, checks: dict[st
                 f"Source clips of {size_text(smallest)} px are smaller than the target's {size_text(largest)} px, so "
                 "patches cannot be pasted."
             )
-            notes.stop("pasting", what, "Make source.size at least target.size, also after method.preparation.rescale.")
+            advice = "Make source.size at least target.size, also after method.preparation.rescale."
+            findings.stop("pasting", what, advice)
 
 
 def _clip_sizes(check: DomainCheck) -> list[Size]:
     """Sizes that clips of a domain have when they come from the loader."""
     if check.summary.size is not None:
         return [check.summary.size]
-    return sorted({facts.size for _, facts in check.read if facts.size is not None})
+    return sorted({facts.size for facts in check.read if facts.size is not None})
 
 
-def _on_grid(side: float) -> int:
-    return max(GRID_PX, round(side / GRID_PX) * GRID_PX)
-
-
-def _check_shared(settings: Settings, checks: dict[str, DomainCheck], notes: Notes) -> None:
+def _check_shared(settings: Settings, checks: dict[str, DomainCheck], findings: Findings) -> None:
     """Frames that two domains have in common, among those that were read."""
-    seen = {
-        role: {facts.digest: place(ref) for ref, facts in check.read if facts.size and facts.brightness >= DARK}
+    frames = {
+        role: {facts.digest: facts.ref for facts in check.read if facts.size and facts.brightness >= DARK}
         for role, check in checks.items()
         if role != "evaluation" or check.summary.labelled  # without labels nothing is measured on them
     }
-    for one, other in combinations(seen, 2):
-        shared = [] if settings.oracle and one == "source" else sorted(seen[one].keys() & seen[other].keys())
-        what = f"{many(len(shared), 'frame')} of {one} and {other} with the very same pixels."
+    for first, second in combinations(frames, 2):
+        if settings.oracle and first == "source":
+            continue
+        shared = [frames[second][digest] for digest in sorted(frames[first].keys() & frames[second].keys())]
+        what = f"{many(len(shared), 'frame')} of {first} and {second} with the very same pixels."
         advice = (
             "Frames that are measured on must not be trained on: take another split."
-            if other == "evaluation"
+            if second == "evaluation"
             else "Are both the same recording? Then there is nothing to adapt to."
         )
-        notes.remark("shared_frame", what, advice, [seen[other][digest] for digest in shared], len(shared))
+        findings.remark("shared_frame", what, advice, shared)
+
+
+# ---- pictures ----
+
+
+def _label_pictures(check: DomainCheck) -> list[dict[str, Any]]:
+    """Evenly spread frames ``(H, W, 3)`` uint8 RGB with their train ids ``(H, W)``, as they are on disk."""
+    if check.clips is None:
+        return []
+    dataset, space = check.clips.dataset, check.clips.space
+    refs = [facts.ref for facts in check.read if facts.pixels is not None and facts.size == facts.label_size]
+    return [
+        {
+            "domain": check.summary.role,
+            "name": ref.name,
+            "frame": dataset.read_frame(ref),
+            "label": dataset.read_label(ref, space),
+        }
+        for ref in (refs[position] for position in spread(len(refs), PICTURES))
+    ]
+
+
+def _flow_pictures(check: DomainCheck) -> list[dict[str, Any]]:
+    """Evenly spread frames with the neighbour that flow warps to them, see :func:`read_flow`."""
+    if check.clips is None or check.clips.flow is None:
+        return []
+    broken = {facts.ref for facts in check.read if facts.error}
+    wanted = next(iter(flow_pairs(check.clips, range(len(check.clips))).values()))
+    pairs = [pair for pair in wanted if broken.isdisjoint(pair)]
+    flows = [read_flow(check.clips, pairs[position], pictures=True) for position in spread(len(pairs), PICTURES)]
+    return [
+        {
+            "domain": check.summary.role,
+            "name": flow.a.name,
+            "previous": flow.b.name,
+            **flow.pictures,
+            "mean": flow.difference,
+            "still": flow.still,
+        }
+        for flow in flows
+        if flow.pictures
+    ]
