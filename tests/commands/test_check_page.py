@@ -66,7 +66,7 @@ def record() -> dict[str, Any]:
         ],
         "domains": [
             domain("source", **counted, **flow),
-            domain("target", size=(64, 32), sizes={"64x32": 9, "32x32": 1}),
+            domain("target", size=(64, 32), sizes={"64x32": 9, "32x32": 1}, brightness=101.2),
         ],
         "labels": [{"domain": "source", "name": "clip_0", "frame": frame, "label": np.zeros((16, 32), np.uint8)}],
         "flows": [
@@ -98,6 +98,7 @@ def test_the_page_is_complete_in_one_file_and_says_what_was_found(record, tmp_pa
         "frames 1,234 1,234",
         "with a label 7 not looked at",
         "size on disk – 64x32 (9), 32x32 (1)",
+        "mean brightness – 101 of 255",
         "flows looked at 8 (3 from files) –",
         "neighbours differ 4.5%, warped 1.2% –",
         "road source: 60.0",

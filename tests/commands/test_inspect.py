@@ -139,7 +139,7 @@ def test_pictures_are_what_the_step_took():
     clip.frames[0, 0] = torch.tensor([1.0, 0.5, 0.0])[:, None, None]  # r, g, b
     view = View(clip, torch.tensor([[[True, False], [False, False]]]), torch.tensor([[[0.0, 0.2], [0.6, 1.0]]]))
     raw = VideoClip(torch.full((1, 1, 3, 2, 2), 7, dtype=torch.uint8), None, {}, (0,))
-    ((entry, pictures),) = draw_view("target", view, {"source": raw, "target": raw})
+    (entry,), pictures = draw_view("target", view, {"source": raw, "target": raw})
     assert pictures[entry["frame"]][0, 0].tolist() == [255, 128, 0]
     assert (pictures[entry["loaded"]] == 7).all()
     assert pictures[entry["label"]].tolist() == [[0, 1], [2, IGNORE]]
@@ -148,7 +148,7 @@ def test_pictures_are_what_the_step_took():
     assert entry["mean_weight"] == pytest.approx(0.45)
     assert (entry["ignored"], entry["pixels"]) == (1, 4)
     assert "previous" not in entry
-    ((entry, _),) = draw_view("target", view._replace(weight=torch.tensor([[[0.3]]])), {"source": raw})
+    (entry,), _ = draw_view("target", view._replace(weight=torch.tensor([[[0.3]]])), {"source": raw})
     assert entry["mean_weight"] == pytest.approx(0.3)
     assert not {"weight", "loaded"} & set(entry)
 

@@ -53,8 +53,14 @@ def verdict(record: dict[str, Any]) -> str:
     return text
 
 
-def domain_facts(domain: dict[str, Any]) -> dict[str, str]:
-    """What is in a domain, by the name of each fact."""
+def fact_rows(record: dict[str, Any]) -> dict[str, list[str]]:
+    """What is in the domains: by the name of each fact, its text for every domain."""
+    domains = [_domain_facts(domain) for domain in record["domains"]]
+    names = dict.fromkeys(name for facts in domains for name in facts)
+    return {name: [facts.get(name, "–") for facts in domains] for name in names}
+
+
+def _domain_facts(domain: dict[str, Any]) -> dict[str, str]:
     sizes, labelled = domain["sizes"], domain["labelled"]
     facts = {
         "data set": f"{domain['name']}, split {domain['split']}",
@@ -87,11 +93,10 @@ def rich_check(record: dict[str, Any]) -> Iterator[RenderableType]:
     """Tables for the terminal: what there is, its classes, what is wrong, and the verdict."""
     table = Table(title=Text(f"Data of {record['title']}"), title_justify="left")
     table.add_column("")
-    domains = [domain_facts(domain) for domain in record["domains"]]
     for domain in record["domains"]:
         table.add_column(domain["role"], overflow="fold")
-    for name in dict.fromkeys(name for facts in domains for name in facts):
-        table.add_row(name, *(Text(facts.get(name, "–")) for facts in domains))
+    for name, texts in fact_rows(record).items():
+        table.add_row(name, *map(Text, texts))
     yield table
     if any(domain["pixels"] for domain in record["domains"]):
         yield _classes_table(record)
@@ -162,7 +167,7 @@ def write_check(record: dict[str, Any], out: Path) -> Path:
             for severity, (title, _) in GROUPS.items()
         ],
         listed=LISTED_PLACES,
-        domains=[(domain["role"], domain_facts(domain)) for domain in record["domains"]],
+        facts=fact_rows(record),
         classes=[(name, "#" + bytes(palette[index]).hex()) for index, name in enumerate(record["classes"])],
         shares=[(domain["role"], class_shares(domain)) for domain in record["domains"] if domain["pixels"]],
         labels=[(exhibit, _label_pictures(exhibit, palette)) for exhibit in record["labels"]],

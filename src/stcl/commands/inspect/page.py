@@ -18,8 +18,10 @@ from stcl.pages.pictures import data_uri, open_picture, read_label
 from stcl.pages.skeleton import template
 from stcl.pages.tables import bar_length, share_text
 
+RECORD, PAGE = "inspect.json", "inspect.html"
+
 SCHEMA = 1
-"""Version of `inspect.json` that this module reads."""
+"""Version of the record."""
 
 PICTURE_PX = 512
 """Small pictures are shown about this wide, enlarged by a whole number; larger ones exactly so."""
@@ -33,7 +35,7 @@ VIEWS = {
     "source": "Labelled source clips as the student sees them.",
     "target": "Target clips as the student sees them. Their labels are the teacher's: no label file is read.",
     "fused_source": "Source clips with patches pasted in.",
-    "fused_target": "Target clips with the same patches pasted in.",
+    "fused_target": "Target clips with patches pasted in: the same ones as in fused source clips, if there are any.",
     "mixed": "Target clips with source patches pasted in.",
 }
 """The views in their order and what is said about them; others come last."""
@@ -48,37 +50,33 @@ def write_inspection(folder: Path) -> Path:
     names = tuple(record["classes"])
     palette = LabelSpace("inspected", names).palette
     rows = sorted(record["shares"], key=lambda name: [*ROWS, name].index(name))
-    page = template(Path(__file__).with_name("page.html.j2"), share=share_text, bar=bar_length, spaced=_spaced)
+    page = template(Path(__file__).with_name("page.html.j2"), share=share_text, bar=bar_length)
     text = page.render(
         record=record,
         last=record["first_step"] + record["steps"],
         classes=[(name, "#" + bytes(colour).hex()) for name, colour in zip(names, palette, strict=False)],
-        rows=[(name, ROWS.get(name, name), f"series-{index % 6}") for index, name in enumerate(rows)],
+        rows=[(name, ROWS.get(name, name.replace("_", " ")), f"series-{i % 6}") for i, name in enumerate(rows)],
         views=[
             (name, VIEWS.get(name, ""), _strips(folder, record["views"][name], palette))
             for name in sorted(record["views"], key=lambda name: [*VIEWS, name].index(name))
         ],
     )
-    write_atomic(folder / "inspect.html", text.encode())
-    return folder / "inspect.html"
-
-
-def _spaced(name: str) -> str:
-    return name.replace("_", " ")
+    write_atomic(folder / PAGE, text.encode())
+    return folder / PAGE
 
 
 def read_inspection(folder: Path) -> dict[str, Any]:
     """What ``folder/inspect.json`` holds."""
-    path = folder / "inspect.json"
+    path = folder / RECORD
     try:
         record = read_json(path)
     except OSError as error:
         raise DataError(f"Cannot read '{path}' ({error.strerror}). 'stcl inspect' writes it.") from None
     except ValueError as error:
         raise DataError(f"'{path}' is not valid JSON ({error}). Run 'stcl inspect' again.") from None
-    found = record.get("schema") if isinstance(record, dict) else None
-    if found != SCHEMA:
-        raise DataError(f"'{path}' has schema {found!r}; this version of stcl reads schema {SCHEMA}.")
+    schema = record.get("schema") if isinstance(record, dict) else None
+    if schema != SCHEMA:
+        raise DataError(f"'{path}' has schema {schema!r}; this version of stcl reads schema {SCHEMA}.")
     return dict(record)
 
 

@@ -7,7 +7,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from lightning.pytorch import LightningModule, Trainer
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stcl.commands.inspect.page import PAGE, RECORD, SCHEMA
 from stcl.data.io import write_image
 from stcl.errors import SettingError
 from stcl.files.folders import OwnFiles
@@ -32,8 +33,7 @@ from stcl.training.steps import StepBoundary
 from stcl.training.trainer import fit, make_trainer
 from stcl.types import VideoClip
 
-SCHEMA = 1
-RECORD, PAGE, PICTURES, PATCHES = "inspect.json", "inspect.html", "pictures", "patches"
+PATCHES = "patches"
 VERB = "stcl inspect"
 
 
@@ -78,13 +78,14 @@ def _inspect(subject: Settings | Path, out: Path, steps: int) -> Path:
     record = _describe(settings, watch, start.step)
     record["warmup"] = {"configured": subject.method.get("warmup", 0), "used": settings.method.get("warmup", 0)}
     record["logged"] = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    views = {name: draw_view(name, view, watch.batch) for name, view in (method.views or {}).items()}
-    pictures = {path: pixels for clips in views.values() for clip in clips for path, pixels in clip.pictures.items()}
-    OwnFiles(out, RECORD, VERB).begin([*pictures, PAGE])
+    record["views"], pictures = {}, dict[str, NDArray[np.uint8]]()
+    for name, view in (method.views or {}).items():
+        record["views"][name], drawn = draw_view(name, view, watch.batch)
+        pictures |= drawn
+    record["files"] = [*pictures, PAGE]
+    OwnFiles(out, RECORD, VERB).begin(record["files"])
     for path, pixels in pictures.items():
         write_image(out / path, pixels)
-    record["views"] = {name: [clip.entry for clip in clips] for name, clips in views.items()}
-    record["files"] = [*pictures, PAGE]
     write_atomic(out / RECORD, json.dumps(record, indent=1).encode())
     return out
 
@@ -142,18 +143,12 @@ def _count(labels: Tensor, classes: int) -> Tensor:
     return torch.cat((counts[:classes], counts[IGNORE:]))
 
 
-class Drawn(NamedTuple):
-    """A clip of a view: what the record says of it, and its pictures by their paths below the inspection's folder."""
+def draw_view(name: str, view: View, batch: DomainBatch) -> tuple[list[dict[str, Any]], dict[str, NDArray[np.uint8]]]:
+    """What the record says of each clip of a view, and the pictures by their paths below the inspection's folder.
 
-    entry: dict[str, Any]
-    pictures: dict[str, NDArray[np.uint8]]
-
-
-def draw_view(name: str, view: View, batch: DomainBatch) -> list[Drawn]:
-    """The pictures of a view; the record has their paths, the clip's mean weight and its ignored pixels.
-
-    ``loaded`` (as the loader gave it), ``frame`` (at t) and ``previous`` are RGB, ``label`` train ids, ``outline`` 255
-    inside patches, ``weight`` 255 times the weight where each pixel has its own.
+    A clip has the paths of its pictures, its mean weight and its ignored pixels. ``loaded`` (as the loader gave it),
+    ``frame`` (at t) and ``previous`` are RGB, ``label`` train ids, ``outline`` 255 inside patches, ``weight`` 255 times
+    the weight where each pixel has its own.
     """
     clip, weight, loaded = view.clip, view.weight, batch.get(name)
     labels = None if clip.labels is None else clip.label(0)
@@ -165,25 +160,24 @@ def draw_view(name: str, view: View, batch: DomainBatch) -> list[Drawn]:
         "outline": view.outline,
         "weight": weight if weight is not None and weight[0].numel() > 1 else None,
     }
-    pictures = {part: _bytes(values) for part, values in parts.items() if values is not None}
-    clips = []
-    for row, clip_name in enumerate(clip.names):
-        paths = {part: f"{PICTURES}/{name}_{row}_{part}.png" for part in pictures}
-        entry: dict[str, Any] = {"name": clip_name, **paths}
+    clips: list[dict[str, Any]] = [{"name": clip_name} for clip_name in clip.names]
+    pictures = {}
+    for part, values in parts.items():
+        if values is None:
+            continue
+        if values.is_floating_point() or values.dtype == torch.bool:
+            values = (values.float().clamp(0, 1) * 255).round()
+        pixels = values.to(torch.uint8).cpu()
+        pixels = pixels.movedim(1, -1) if pixels.ndim == 4 else pixels  # (B, H, W, 3) or (B, H, W)
+        for row, entry in enumerate(clips):
+            entry[part] = f"pictures/{name}_{row}_{part}.png"
+            pictures[entry[part]] = pixels[row].numpy()
+    for row, entry in enumerate(clips):
         if weight is not None:
             entry["mean_weight"] = float(weight[row].float().mean())
         if labels is not None:
             entry["pixels"], entry["ignored"] = labels[row].numel(), int((labels[row] == IGNORE).sum())
-        clips.append(Drawn(entry, {path: pictures[part][row] for part, path in paths.items()}))
-    return clips
-
-
-def _bytes(values: Tensor) -> NDArray[np.uint8]:
-    """Pictures ``(B, H, W)`` or ``(B, H, W, 3)`` of ``(B, H, W)`` or ``(B, 3, H, W)``; 0..1 becomes 0..255."""
-    if values.is_floating_point() or values.dtype == torch.bool:
-        values = (values.float().clamp(0, 1) * 255).round()
-    values = values.to(torch.uint8).cpu()
-    return (values.movedim(1, -1) if values.ndim == 4 else values).numpy()
+    return clips, pictures
 
 
 def _watched(settings: Settings, first: int, steps: int) -> Settings:
