@@ -19,24 +19,25 @@ from stcl.types import ClipSpec, FrameRef
 
 SPACE = get_space("cityscapes")
 PAIR = ClipSpec(frames=(0, -1), labels=(0,))
+FLOW_PAIR = ClipSpec(frames=(0, -1), flows=((0, -1),), labels=(0,))
 SIZE = (48, 32)
 every_dataset = pytest.mark.parametrize("name", DATASETS)
 
 
-class StillFlow:
-    """No motion, but for pairs that it has no file of."""
+class EvenFlow:
+    """The same motion ``(u, 0)`` everywhere, but for the frames of names that it has no file of."""
 
-    def __init__(self, missing: tuple[str, ...] = (), stored: bool = True):
-        self.missing = missing
-        self.asked: list[str] = []
+    def __init__(self, u: float = 0.0, missing: tuple[str, ...] = (), stored: bool = True):
+        self.u, self.missing, self.calls = u, missing, 0
         if stored:
             self.source_path = "/flow/{}.npy".format  # what says that flow lies in files
 
     def __call__(self, a, b, image_a, image_b):
-        self.asked.append(a.name)
+        self.calls += 1
         if a.name in self.missing:
             raise DataError(f"Flow file /flow/{a.name}.npy does not exist.")
-        return np.zeros((2, *image_a.shape[:2]), np.float32)
+        zero = np.zeros(image_a.shape[:2], np.float32)
+        return np.stack([zero + np.float32(self.u), zero])
 
 
 def check(
@@ -47,7 +48,7 @@ def check(
     role: str = "source",
     full: bool = False,
     workers: int = 0,
-    flow: StillFlow | None = None,
+    flow: EvenFlow | None = None,
     frames: str = "all",
 ) -> DomainCheck:
     dataset = get_dataset(name)(root)
@@ -296,47 +297,34 @@ def test_no_clip_fits(write_tree):
 
 
 def test_flow_files_are_all_asked_for_and_estimates_are_few(write_tree):
-    root, spec = write_tree("synthia_seq", frames=12), ClipSpec(frames=(0, -1), flows=((0, -1),), labels=(0,))
-    flow = StillFlow(missing=("SEQS-00_000003", "SEQS-01_000007"))
-    found = check("synthia_seq", root, spec, flow=flow)
+    root = write_tree("synthia_seq", frames=12)
+    flow = EvenFlow(missing=("SEQS-00_000003", "SEQS-01_000007"))
+    found = check("synthia_seq", root, FLOW_PAIR, flow=flow)
     assert kinds(found) == {"flow"}
     assert [Path(place).name for place in only(found, "flow").places] == ["000003.png", "000007.png"]
-    assert (found.summary.flows, found.summary.stored_flows, len(flow.asked)) == (22, 22, 22)
+    assert (found.summary.flows, found.summary.stored_flows, flow.calls) == (22, 22, 22)
     assert found.summary.flow_difference == pytest.approx(found.summary.still_difference)
-    estimated = check("synthia_seq", root, spec, flow=StillFlow(stored=False)).summary
+    estimated = check("synthia_seq", root, FLOW_PAIR, flow=EvenFlow(stored=False)).summary
     assert (estimated.flows, estimated.stored_flows) == (8, 0)
 
 
 def test_a_frame_that_cannot_be_read_is_not_told_again_as_flow(write_tree):
     root = write_tree("synthia_seq")
     damage_frame(DATASETS["synthia_seq"](root).index(with_labels=False)[1])
-    assert kinds(
-        check("synthia_seq", root, ClipSpec(frames=(0, -1), flows=((0, -1),), labels=(0,)), flow=StillFlow())
-    ) == {"unreadable_frame"}
+    assert kinds(check("synthia_seq", root, FLOW_PAIR, flow=EvenFlow())) == {"unreadable_frame"}
 
 
-def test_flow_that_explains_less_than_none(write_tree, monkeypatch):
-    spec = ClipSpec(frames=(0, -1), flows=((0, -1),), labels=(0,))
+def test_flow_that_explains_less_than_none(write_tree):
     root = write_tree("synthia_seq")
     for sequence in root.iterdir():
         for number, path in enumerate(sorted((sequence / "rgb").iterdir())):
             ramp = np.arange(48) * 4 + 8 * number  # brighter by 8 to the right every 2 px, and moving 2 px to the left
             write_image(path, np.broadcast_to(ramp[None, :, None], (32, 48, 3)).astype(np.uint8))
-
-    def towards(u: float) -> DomainCheck:
-        flow = StillFlow()
-        monkeypatch.setattr(
-            StillFlow,
-            "__call__",
-            lambda self, a, b, x, y: np.stack([np.full((32, 48), u), x[..., 0] * 0]).astype(np.float32),
-        )
-        return check("synthia_seq", root, spec, flow=flow)
-
-    right = towards(2.0)
+    right = check("synthia_seq", root, FLOW_PAIR, flow=EvenFlow(2.0))
     assert right.summary.flow_difference == pytest.approx(0, abs=1e-6)
     assert right.summary.still_difference == pytest.approx(8 / 255, rel=1e-4)
     assert not [finding for finding in right.findings if finding.kind == "flow_misfit"]
-    wrong = only(towards(-2.0), "flow_misfit")
+    wrong = only(check("synthia_seq", root, FLOW_PAIR, flow=EvenFlow(-2.0)), "flow_misfit")
     assert (wrong.severity, wrong.count) == ("remark", 6)
 
 

@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 from rich.console import Console
 
 import stcl
+from stcl.commands.check.domain import DomainSummary
+from stcl.commands.check.findings import Finding, Severity
 from stcl.commands.check.page import class_shares, rich_check, verdict, write_check
 from stcl.errors import SettingError
 from stcl.labels import get_space
@@ -16,30 +19,12 @@ from stcl.labels import get_space
 SPACE = get_space("synthia_seq-cityscapes_seq")
 
 
-def finding(severity: str, domain: str, what: str, places: tuple[str, ...] = ()) -> dict[str, Any]:
-    advice = f"Mend {what}."
-    return {
-        "severity": severity,
-        "domain": domain,
-        "kind": "x",
-        "what": what,
-        "advice": advice,
-        "count": len(places),
-    } | {"places": places}
+def finding(severity: Severity, domain: str, what: str, places: tuple[str, ...] = ()) -> dict[str, Any]:
+    return asdict(Finding(domain, "x", severity, what, f"Mend {what}.", len(places), places))
 
 
 def domain(role: str, **facts: Any) -> dict[str, Any]:
-    known = {
-        "name": "synthia_seq",
-        "split": "train",
-        "root": "/data/<root>",
-        "sequences": 2,
-        "frames": 1234,
-        "clips": 5,
-    }
-    known |= {"labelled": None, "size": None, "sizes": {}, "read_frames": 0, "read_labels": 0, "pixels": None}
-    known |= {"ignored": 0, "shown_in": {}, "brightness": None, "flows": 0, "stored_flows": 0, "flow_difference": None}
-    return {"role": role, "sampled": False, "still_difference": None, **known, **facts}
+    return asdict(DomainSummary(role, "synthia_seq", "train", "/data/<root>", 2, 1234, clips=5, **facts))
 
 
 @pytest.fixture
@@ -87,7 +72,7 @@ def test_the_page_is_complete_in_one_file_and_says_what_was_found(record, tmp_pa
     assert "http" not in page
     assert "<script" not in page
     text = " ".join(re.sub(r"<style.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL).split())
-    for told in (
+    for words in (
         "Data of Tiny",
         "Training cannot go through: 1 thing to mend.",
         "Stops training source Two &lt;files&gt; Mend Two &lt;files&gt;. 2 places /data/a.png /data/b.png",
@@ -106,7 +91,7 @@ def test_the_page_is_complete_in_one_file_and_says_what_was_found(record, tmp_pa
         "ignored source: 39.9",
         "warped from t-1 · mean difference 1.2 %, without flow 4.6 %",
     ):
-        assert told in text
+        assert words in text
 
 
 def test_only_a_page_can_be_written(record, tmp_path):
@@ -131,17 +116,17 @@ def test_the_terminal_says_the_same(record):
     console = Console(width=120, file=io.StringIO())
     console.print(*rich_check(record), sep="")
     text = " ".join(console.file.getvalue().split())
-    for told in (
+    for words in (
         "Stops training source Two <files> /data/a.png and 1 more → Mend Two <files>.",
         "Remarks target Dark [frames] /data/0.png and 299 more",
         "60.0 7",
         "Training cannot go through: 1 thing to mend.",
     ):
-        assert told in text
+        assert words in text
 
 
 @pytest.mark.parametrize(
-    ("ready", "measurable", "sampled", "told"),
+    ("ready", "measurable", "sampled", "words"),
     [
         (True, True, False, "Training can start."),
         (True, True, True, "Training can start. A sample was read; --full reads every file."),
@@ -149,9 +134,9 @@ def test_the_terminal_says_the_same(record):
         (False, False, True, "Training cannot go through: 1 thing to mend."),
     ],
 )
-def test_the_verdict(record, ready, measurable, sampled, told):
+def test_the_verdict(record, ready, measurable, sampled, words):
     record["domains"][0]["sampled"] = sampled
-    assert verdict({**record, "ready": ready, "measurable": measurable}) == told
+    assert verdict({**record, "ready": ready, "measurable": measurable}) == words
 
 
 def test_shares_are_of_all_pixels(record):
