@@ -34,12 +34,8 @@ from stcl.flow.reading import ReadingFlow
 from stcl.labels import LabelSpace
 from stcl.types import FrameRef
 
-SAMPLE_FRAMES = 100
-"""About so many frames of a domain are read unless all are."""
-
-SAMPLE_FLOWS = 8
-"""So many flows are estimated; flows that lie in files are looked at for every clip that is read."""
-
+SAMPLE_FRAMES = 100  # about so many frames of a domain are read unless all are
+SAMPLE_FLOWS = 8  # so many flows are estimated; flows that lie in files are looked at for every clip that is read
 LAYOUT_ADVICE = "Mend this first: docs/data.md shows what is expected, under 'Folder trees' and 'Own data'."
 
 

@@ -17,18 +17,10 @@ from stcl.data.listing import Listing
 from stcl.labels import LabelSpace
 from stcl.types import FrameRef
 
-DARK = 8.0
-"""Mean brightness, of 255, below which a frame is nearly black."""
-
-RARE_SHARE = 1e-4
-"""A class with a smaller share of the pixels is hardly learned."""
-
-FEW_FRAMES = 0.02
-"""A class in a smaller part of the labels is seen in hardly any step."""
-
-DISTORTION = 1.05
-"""A change of the aspect ratio by a larger factor is worth a remark."""
-
+DARK = 8.0  # mean brightness, of 255, below which a frame is nearly black
+RARE_SHARE = 1e-4  # a class with a smaller share of the pixels is hardly learned
+FEW_FRAMES = 0.02  # a class in a smaller part of the labels is seen in hardly any step
+DISTORTION = 1.05  # a change of the aspect ratio by a larger factor is worth a remark
 _SAMPLING = "training.rare_class_sampling shows them more often."
 
 CLASS_REMARKS = {
@@ -38,8 +30,7 @@ CLASS_REMARKS = {
 }
 """By kind: what is odd, and what it means for training and for evaluation."""
 
-LISTED_IDS = 40
-"""More unknown ids than these are counted, not listed."""
+LISTED_IDS = 40  # more unknown ids than these are counted, not listed
 
 Severity = Literal["problem", "evaluation", "remark"]
 """``problem``: training cannot start or will stop; ``evaluation``: training can, `stcl evaluate` cannot."""

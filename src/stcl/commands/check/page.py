@@ -27,17 +27,10 @@ GROUPS = {
 }
 """What findings of each severity are called, and their colour on the terminal."""
 
-PICTURE_PX = 520
-"""Width of a picture in the page."""
-
-FULL_SCALE = 0.25
-"""Difference of a frame and its warped neighbour that is shown brightest."""
-
-BAR_LETTERS = 14
-"""Length of a full bar on the terminal."""
-
-LISTED_PLACES = 200
-"""So many paths of a finding stand in the page."""
+PICTURE_PX = 520  # width of a picture in the page
+FULL_SCALE = 0.25  # difference of a frame and its warped neighbour that is shown brightest
+BAR_LETTERS = 14  # length of a full bar on the terminal
+LISTED_PLACES = 200  # so many paths of a finding stand in the page
 
 
 def verdict(record: dict[str, Any]) -> str:
@@ -100,12 +93,18 @@ def rich_check(record: dict[str, Any]) -> Iterator[RenderableType]:
     yield table
     if any(domain["pixels"] for domain in record["domains"]):
         yield _classes_table(record)
+    for _, title, colour, findings in _groups(record):
+        yield Text(f"\n{title}", style=f"bold {colour}")
+        yield _findings_table(findings, colour)
+    yield Text(f"\n{verdict(record)}", style="bold green" if record["ready"] else "bold red")
+
+
+def _groups(record: dict[str, Any]) -> Iterator[tuple[str, str, str, list[dict[str, Any]]]]:
+    """Each severity that occurs, what its findings are called, their colour on the terminal, and the findings."""
     for severity, (title, colour) in GROUPS.items():
         findings = [finding for finding in record["findings"] if finding["severity"] == severity]
         if findings:
-            yield Text(f"\n{title}", style=f"bold {colour}")
-            yield _findings_table(findings, colour)
-    yield Text(f"\n{verdict(record)}", style="bold green" if record["ready"] else "bold red")
+            yield severity, title, colour, findings
 
 
 def _classes_table(record: dict[str, Any]) -> Table:
@@ -162,10 +161,7 @@ def write_check(record: dict[str, Any], out: Path) -> Path:
         record=record,
         verdict=verdict(record),
         duration=duration_text(record["seconds"]),
-        groups=[
-            (severity, title, [finding for finding in record["findings"] if finding["severity"] == severity])
-            for severity, (title, _) in GROUPS.items()
-        ],
+        groups=[*_groups(record)],
         listed=LISTED_PLACES,
         facts=fact_rows(record),
         classes=[(name, "#" + bytes(palette[index]).hex()) for index, name in enumerate(record["classes"])],

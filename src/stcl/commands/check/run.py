@@ -29,11 +29,8 @@ from stcl.types import ClipSpec, FrameRef
 
 SCHEMA = 1
 
-PICTURES = 3
-"""Frames of a domain that are shown."""
-
-FLOW_ROLES = ("target", "evaluation", "source")
-"""Flow is shown for the first of these domains that has any."""
+PICTURES = 3  # frames of a domain that are shown
+FLOW_ROLES = ("target", "evaluation", "source")  # flow is shown for the first of these domains that has any
 
 
 def check_data(

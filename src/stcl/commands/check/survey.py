@@ -22,8 +22,7 @@ from stcl.ops.warp import inside, photometric_error, warp
 from stcl.terminal import progress_bar
 from stcl.types import FlowKey, FrameRef
 
-FEW_ITEMS = 24
-"""So few items are read in this process: starting others takes longer."""
+FEW_ITEMS = 24  # so few items are read in this process: starting others takes longer
 
 Size = tuple[int, int]
 """Width and height in pixels."""

@@ -20,12 +20,8 @@ from stcl.pages.tables import bar_length, share_text
 
 RECORD, PAGE = "inspect.json", "inspect.html"
 
-SCHEMA = 1
-"""Version of the record."""
-
-PICTURE_PX = 512
-"""Small pictures are shown about this wide, enlarged by a whole number; larger ones exactly so."""
-
+SCHEMA = 1  # version of the record
+PICTURE_PX = 512  # small pictures are shown about this wide, enlarged by a whole number; larger ones exactly so
 OUTLINE = (0, 255, 255)
 
 PARTS = {"loaded": "as loaded", "frame": "frame t", "previous": "frame t-1", "label": "label at t", "weight": "weight"}
