@@ -71,6 +71,7 @@ def check_data(
         _check_pasting(method, checks, common)
     _check_shared(settings, checks, common)
     findings = [*common.items, *(finding for check in checks.values() for finding in check.findings)]
+    # frames of one recording are odd in one way: evaluation does not repeat what is remarked on the target
     known = {finding.what for finding in findings if (finding.domain, finding.severity) == ("target", "remark")}
     findings = [finding for finding in findings if finding.domain != "evaluation" or finding.what not in known]
     return {
