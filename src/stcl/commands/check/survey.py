@@ -72,7 +72,11 @@ def survey(read: Callable[[Item], Facts], items: Sequence[Item], workers: int, q
         worker_init_fn=start_worker,
     )
     with progress_bar(quiet, transient=True) as bar, explain_full_memory():
-        return list(bar.track(loader, total=len(items), description=title))
+        task, results = bar.add_task(title, total=len(items)), []
+        for facts in loader:
+            results.append(facts)
+            bar.advance(task)
+    return results
 
 
 def read_frame(dataset: VideoDataset, space: LabelSpace, wanted: tuple[FrameRef, bool]) -> FrameFacts:
