@@ -14,6 +14,7 @@ from unittest.mock import MagicMock, patch
 
 import torch
 from lightning.fabric.utilities.apply_func import move_data_to_device
+from stcl.training.steps import StepBoundary
 from torch import Tensor
 
 from stcl.labels import IGNORE
@@ -21,7 +22,6 @@ from stcl.methods import AdaptationMethod, DomainBatch
 from stcl.methods.stcl import STCL
 from stcl.training.settings import Settings
 from stcl.training.signals import StopRequest
-from stcl.training.steps import StepBoundary
 from stcl.types import ClipSpec, VideoClip
 
 BLOCKS = 16

@@ -2,17 +2,16 @@
 
 import hashlib
 import os
+from collections.abc import Generator
 from pathlib import Path
-from typing import Any
-
-from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import CombinedLoader
+from typing import Any, cast
 
 from stcl.data import ClipDataset, VideoDataset, class_pixels, get_dataset, make_eval_loader, make_loader
 from stcl.data.prepared import use_prepared
 from stcl.errors import SettingError
 from stcl.files.paths import from_home, real_path
 from stcl.flow import ESTIMATED, get_flow
+from stcl.methods import DomainBatch
 from stcl.training.settings import DomainSettings, FlowSettings, Settings
 from stcl.types import ClipSpec, FlowProvider, FrameRef
 
@@ -76,7 +75,7 @@ def evaluation_clips(
     )
 
 
-class DomainData(LightningDataModule):
+class DomainData:
     """Training batches ``{"source": VideoClip, "target": VideoClip}``, endless and resumable at any step.
 
     Args:
@@ -92,7 +91,6 @@ class DomainData(LightningDataModule):
     def __init__(
         self, settings: Settings, source_spec: ClipSpec, target_spec: ClipSpec | None, quiet: bool = True
     ) -> None:
-        super().__init__()
         self.settings = settings
         self.source = training_clips(settings, settings.source, source_spec)
         self.target = None
@@ -108,29 +106,28 @@ class DomainData(LightningDataModule):
         temperature = settings.training.rare_class_sampling
         self.rare = None if temperature is None else (class_pixels(self.source, quiet), temperature)
 
-    def train_dataloader(self) -> CombinedLoader:
-        """This process's share of one batch of each domain per step, from the trainer's current step on."""
-        training, placed = self.settings.training, dict[str, Any]()
-        if self.trainer is not None:
-            placed = {
-                "start_step": self.trainer.global_step,
-                "rank": self.trainer.global_rank,
-                "world": self.trainer.world_size,
-                "pin_memory": self.trainer.strategy.root_device.type == "cuda",
-            }
+    def batches(
+        self, step: int = 0, rank: int = 0, world: int = 1, pin_memory: bool = False
+    ) -> Generator[DomainBatch, None, None]:
+        """Process ``rank`` of ``world``'s share of one batch of each domain per step, from ``step`` on, on the host."""
+        training = self.settings.training
         loaders = {
             name: make_loader(
                 clips,
                 batch_size=training.batch_size,
                 seed=self.settings.seed * 2 + position,
+                start_step=step,
                 workers=training.workers,
+                pin_memory=pin_memory,
+                rank=rank,
+                world=world,
                 rare=self.rare if name == "source" else None,
-                **placed,
             )
             for position, (name, clips) in enumerate((("source", self.source), ("target", self.target)))
             if clips is not None
         }
-        return CombinedLoader(loaders, "min_size")
+        for clips in zip(*loaders.values(), strict=False):
+            yield cast(DomainBatch, dict(zip(loaders, clips, strict=True)))
 
     def calibration_loader(self, domain: str) -> Any:
         """Unlabelled frames of ``source`` or ``target``, in order, for batch-norm statistics."""

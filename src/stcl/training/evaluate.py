@@ -26,12 +26,12 @@ from stcl.ops.metrics import ConfusionMatrix, iou_from_confusion, leave_out, mea
 from stcl.ops.processes import gather, rank, sum_over_processes, world_size
 from stcl.protocols import protocol_of
 from stcl.terminal import counted
+from stcl.training.devices import is_first_process, launched_devices, quiet_lightning
 from stcl.training.domains import evaluation_clips
 from stcl.training.networks import load_trained
 from stcl.training.provenance import describe_code, describe_environment
 from stcl.training.run_folder import RunFolder
 from stcl.training.settings import Settings
-from stcl.training.trainer import is_first_process, launched_devices, quiet_lightning
 from stcl.types import VideoClip
 
 RESULTS = "results.json"

@@ -2,17 +2,20 @@
 
 import csv
 import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.fabric.loggers.logger import Logger
+from lightning.fabric.loggers.tensorboard import TensorBoardLogger
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from rich.progress import ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from stcl.files.writing import write_atomic
-from stcl.training.steps import StepBoundary
+from stcl.terminal import progress_bar
+from stcl.training.run_folder import RunFolder
 
 
 class MetricsFile(Logger):
@@ -85,16 +88,33 @@ class MetricsFile(Logger):
         return text.getvalue()
 
 
-class StepProgress(RichProgressBar):
-    """Lightning's bar with the loss as the host has it: reading it from the device would stop that at every step."""
+def make_loggers(folder: RunFolder, start_step: int) -> list[Logger]:
+    """Of a run: ``metrics.csv`` and TensorBoard's events; what was logged of ``start_step`` and later is dropped."""
+    events = TensorBoardLogger(folder.path, name="", version="events", purge_step=start_step)
+    return [MetricsFile(folder.metrics, start_step), events]
 
-    def __init__(self, boundary: StepBoundary) -> None:
-        super().__init__(theme=RichProgressBarTheme(metrics_format=".3f"), console_kwargs={"stderr": True})
-        self.boundary = boundary
 
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """What stands at the end of the bar."""
-        return {"loss": self.boundary.loss}
+@contextmanager
+def closing_loggers(loggers: list[Logger]) -> Iterator[None]:
+    """Write what they still hold, however it ends."""
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.finalize("")
 
-    def _get_train_description(self, current_epoch: int) -> str:
-        return "training"  # there are no epochs
+
+class _Speed(ProgressColumn):
+    """Steps of a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed or 0:.2f}/s")
+
+
+@contextmanager
+def step_bar(step: int, steps: int, quiet: bool) -> Iterator[Callable[[float], None]]:
+    """A bar that counts steps from ``step`` on; yields what is called after each with the latest loss."""
+    columns = (TimeElapsedColumn(), _Speed(), TextColumn("loss {task.fields[loss]:.3f}"))
+    with progress_bar(quiet, *columns) as bar:
+        task = bar.add_task("training", total=steps, completed=step, loss=float("nan"))
+        yield lambda loss: bar.update(task, advance=1, loss=loss)
