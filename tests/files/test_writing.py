@@ -40,7 +40,7 @@ ALLOWED = {
     ),
     "stcl.commands.arena.run.Child.__init__: self.log.open": "what a sub-process says, for people",
     "stcl.commands.arena.run._write: write_table": "a function of this package",
-    "stcl.training.checkpoint.CheckpointFile.save_checkpoint: torch.save": "into memory",
+    "stcl.training.checkpoint.write_checkpoint: torch.save": "into memory",
     "stcl.commands.export.graph.to_torch_export: torch.export.save": "into memory",
     "stcl.models.weights.own.save_weights: save": "into memory",
     "stcl.data.io.write_palette: image.save": "into memory",

@@ -291,7 +291,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(settings, tmp_path, monkeyp
         message = (
             r"checkpoint of step 6 could not be written to .*\(No space left on device\)\. The last good .*--resume"
         )
-        patch.setattr("stcl.training.logs.TensorBoardLogger", lambda *_, **__: MetricsFile(tmp_path / "other.csv"))
+        patch.setattr("stcl.training.train.TensorBoardLogger", lambda *_, **__: MetricsFile(tmp_path / "other.csv"))
         with pytest.raises(TrainingError, match=message):
             train(settings, run, quiet=True)
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["last.ckpt"]

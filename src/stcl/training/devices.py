@@ -16,6 +16,8 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from stcl.data.loading import process_share
 from stcl.errors import SettingError, TrainingError, lacks_memory
+from stcl.files.disks import FULL
+from stcl.training.run_folder import RunFolder
 from stcl.training.settings import Settings, TrainingSettings
 
 
@@ -86,15 +88,15 @@ def make_fabric(training: TrainingSettings, loggers: list[Logger] | None = None)
 
 
 @contextmanager
-def explained_failures(settings: Settings) -> Iterator[None]:
-    """Errors of a device's memory and of loader processes become :class:`TrainingError` that say what helps."""
+def explained_failures(settings: Settings, folder: RunFolder | None = None) -> Iterator[None]:
+    """Say what helps: full memory, loader processes that died and, for a run in ``folder``, full disks."""
+    training, crop = settings.training, settings.method["preparation"].crop
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     except (RuntimeError, MemoryError) as error:
         sentence = str(error).splitlines()[0].strip() if str(error) else ""
-        training, crop = settings.training, settings.method["preparation"].crop
         if lacks_memory(error):
             raise TrainingError(
                 f"The device's memory is too small ({sentence}). Start a new run with --preset 24gb, 16gb or 8gb, or "
@@ -109,3 +111,12 @@ def explained_failures(settings: Settings) -> Iterator[None]:
                 "training.batch_size."
             ) from error
         raise
+    except OSError as error:
+        if folder is None or error.errno not in FULL:
+            raise
+        last = folder.checkpoint
+        kept = f"The last good checkpoint stays: {last}" if last.exists() else "Nothing is lost"
+        raise TrainingError(
+            f"The disk of {error.filename or folder.path} is full ({error.strerror}). {kept}. Make room and go on "
+            f"with: stcl train --resume {folder.path}."
+        ) from error

@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from lightning.fabric.loggers.logger import Logger
-from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from rich.progress import ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from stcl.files.writing import write_atomic
 from stcl.terminal import progress_bar
-from stcl.training.run_folder import RunFolder
 
 
 class MetricsFile(Logger):
@@ -28,20 +26,11 @@ class MetricsFile(Logger):
         start_step: rows of this step and later ones come from steps that will be done again, and are dropped.
     """
 
+    name, version = "metrics", ""
+
     def __init__(self, path: Path, start_step: int = 0) -> None:
-        super().__init__()
         self.path, self.start_step = path, start_step
         self._columns: list[str] = []
-
-    @property
-    def name(self) -> str:
-        """Name of the logger."""
-        return "metrics"
-
-    @property
-    def version(self) -> str:
-        """There is one version."""
-        return ""
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """They lie in ``config.yaml``."""
@@ -49,8 +38,10 @@ class MetricsFile(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Add a row; where a method starts to log more, the file is written anew with the further columns."""
-        if not self._columns:
-            self._begin()
+        if not self._columns:  # the first row: keep those of the steps before
+            rows = self._rows() if self.start_step and self.path.is_file() else []
+            self._columns = list(rows[0]) if rows else ["step"]
+            self._write([row for row in rows if int(row["step"]) < self.start_step])
         row = {"step": str(step), **{key: f"{value:.6g}" for key, value in metrics.items() if key != "epoch"}}
         further = sorted(row.keys() - set(self._columns))
         if further:
@@ -59,17 +50,7 @@ class MetricsFile(Logger):
             self._write([*rows, row])
         else:
             with self.path.open("a", encoding="utf-8", newline="") as file:  # a reader leaves out half a row
-                file.write(self._text([row], header=False))
-
-    def _begin(self) -> None:
-        """Keep the rows of the steps before ``start_step``."""
-        self._columns = ["step"]
-        if self.start_step and self.path.is_file():
-            rows = self._rows()
-            self._columns = list(rows[0]) if rows else self._columns
-            self._write([row for row in rows if int(row["step"]) < self.start_step])
-        else:
-            self._write([])
+                csv.DictWriter(file, self._columns, restval="", lineterminator="\n").writerow(row)
 
     def _rows(self) -> list[dict[str, str]]:
         """The whole rows of the file; a kill may have left half of one."""
@@ -77,44 +58,22 @@ class MetricsFile(Logger):
             return [row for row in csv.DictReader(file) if None not in row.values() and row["step"].isdecimal()]
 
     def _write(self, rows: list[dict[str, str]]) -> None:
-        write_atomic(self.path, self._text(rows, header=True).encode())
-
-    def _text(self, rows: list[dict[str, str]], header: bool) -> str:
         text = io.StringIO()
         writer = csv.DictWriter(text, self._columns, restval="", lineterminator="\n")
-        if header:
-            writer.writeheader()
+        writer.writeheader()
         writer.writerows(rows)
-        return text.getvalue()
-
-
-def make_loggers(folder: RunFolder, start_step: int) -> list[Logger]:
-    """Of a run: ``metrics.csv`` and TensorBoard's events; what was logged of ``start_step`` and later is dropped."""
-    events = TensorBoardLogger(folder.path, name="", version="events", purge_step=start_step)
-    return [MetricsFile(folder.metrics, start_step), events]
-
-
-@contextmanager
-def closing_loggers(loggers: list[Logger]) -> Iterator[None]:
-    """Write what they still hold, however it ends."""
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.finalize("")
+        write_atomic(self.path, text.getvalue().encode())
 
 
 class _Speed(ProgressColumn):
-    """Steps of a second."""
-
     def render(self, task: Task) -> Text:
+        """Steps of a second."""
         return Text(f"{task.speed or 0:.2f}/s")
 
 
 @contextmanager
 def step_bar(step: int, steps: int, quiet: bool) -> Iterator[Callable[[float], None]]:
     """A bar that counts steps from ``step`` on; yields what is called after each with the latest loss."""
-    columns = (TimeElapsedColumn(), _Speed(), TextColumn("loss {task.fields[loss]:.3f}"))
-    with progress_bar(quiet, *columns) as bar:
+    with progress_bar(quiet, TimeElapsedColumn(), _Speed(), TextColumn("loss {task.fields[loss]:.3f}")) as bar:
         task = bar.add_task("training", total=steps, completed=step, loss=float("nan"))
         yield lambda loss: bar.update(task, advance=1, loss=loss)

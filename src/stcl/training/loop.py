@@ -54,7 +54,7 @@ def train_steps(
             stopping = reports.add(report, lag)
             if stopping or done % options.checkpoint_every == 0 or done == method.steps:
                 stopping |= reports.read()
-                save(training, folder)
+                save_checkpoint(training, folder)
             if stopping:
                 name = "another process's signal" if stop.received is None else stop.received.name
                 raise TrainingStopped(
@@ -116,7 +116,7 @@ def clip_gradients(training: Training) -> Tensor:
     return norm
 
 
-def save(training: Training, folder: RunFolder) -> None:
+def save_checkpoint(training: Training, folder: RunFolder) -> None:
     """Write a checkpoint of the steps that are done; every process calls it, the first one writes."""
     state, step = training.state(), training.method.step
     if training.fabric.is_global_zero:

@@ -5,18 +5,17 @@ What lies in a run folder is said by :class:`stcl.training.run_folder.RunFolder`
 
 import json
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 
 from stcl.errors import SettingError, TrainingError, TrainingStopped
-from stcl.files.disks import FULL
 from stcl.files.folders import remove_abandoned
 from stcl.files.writing import write_atomic
 from stcl.methods import AdaptationMethod
-from stcl.methods.base import Statistics
 from stcl.models import VideoSegmenter, recalibrate
 from stcl.models.sync_norm import synchronise_norms
 from stcl.terminal import plain_console
@@ -24,7 +23,7 @@ from stcl.training.checkpoint import FREE_KEYS, Resume, changed_keys, find_check
 from stcl.training.config import load_settings
 from stcl.training.devices import explained_failures, is_first_process, make_fabric
 from stcl.training.domains import DomainData
-from stcl.training.logs import closing_loggers, make_loggers
+from stcl.training.logs import MetricsFile
 from stcl.training.loop import train_steps
 from stcl.training.networks import build_method, prepare_networks, save_trained, untrained
 from stcl.training.provenance import describe_change, describe_run
@@ -95,12 +94,10 @@ def resume(run: Path, overrides: list[str] | None = None, quiet: bool = False) -
 @contextmanager
 def _alone(folder: RunFolder) -> Iterator[None]:
     """The first process of a run holds its folder, looks at what is in it only then, and clears up after a kill."""
-    if not is_first_process():
-        yield
-        return
-    with folder.lock():
-        for place in (folder.path, folder.checkpoint.parent, folder.snapshots):
-            remove_abandoned(place)
+    with folder.lock() if is_first_process() else nullcontext():
+        if is_first_process():
+            for path in (folder.path, folder.checkpoint.parent, folder.snapshots):
+                remove_abandoned(path)
         yield
 
 
@@ -109,17 +106,20 @@ def _run(settings: Settings, folder: RunFolder, start: Resume | None, quiet: boo
     step, seconds = (start.step, folder.seconds() or 0.0) if start else (0, 0.0)
     method = build_method(settings)
     data = DomainData(settings, method.source_spec, method.target_spec, quiet)
-    fabric = make_fabric(settings.training, make_loggers(folder, step))
+    events = TensorBoardLogger(folder.path, name="", version=folder.events.name, purge_step=step)
+    fabric = make_fabric(settings.training, [MetricsFile(folder.metrics, step), events])
     if settings.training.sync_batchnorm and fabric.world_size > 1:
         synchronise_norms(method, fabric.device.type)
     prepare_networks(method, settings.training)
     training = Training(fabric, method, settings, step, seconds)
-    with _alone(folder) if start is None else nullcontext(), closing_loggers(fabric.loggers):
+    with _alone(folder) if start is None else nullcontext(), ExitStack() as ends:
         if fabric.is_global_zero:
             _write_record(settings, folder, start, data, fabric.world_size)  # only now: bad settings leave no folder
+        for logger in fabric.loggers:
+            ends.callback(logger.finalize, "")
         try:
             training.write_status(folder, "running")
-            with explained_failures(settings), _explained_full_disk(folder):
+            with explained_failures(settings, folder):
                 training.start(read_checkpoint(start.path) if start and start.path else None)
                 pinned = fabric.device.type == "cuda"
                 with closing(data.batches(step, fabric.global_rank, fabric.world_size, pinned)) as batches:
@@ -145,64 +145,41 @@ def _write_record(
 ) -> None:
     """Claim the folder of a new run; check and note that another part of a run begins."""
     clips = {"source": data.source} if data.target is None else {"source": data.source, "target": data.target}
-    record = describe_run(clips) | {"prepared": data.prepared}
-    for domain, note in data.prepared.items():
-        plain_console(stderr=True).print(f"stcl: {domain}: {note}", soft_wrap=True)
-    if start is None:
+    record: dict[str, Any] = describe_run(clips) | {"prepared": data.prepared}
+    notes = [f"{domain}: {note}" for domain, note in data.prepared.items()]
+    if start is not None:
+        known = folder.read_record() or record  # killed when it had just begun
+        folder.compare_data(known.get("data", {}), record["data"])
+        notes += start.notes
+        if start.processes not in (0, processes):
+            notes.append(
+                f"This run was on {start.processes} devices and goes on with {processes}: the same batches, but "
+                "other random draws and patches, so the result will not be that of an uninterrupted run to the bit."
+            )
+        before = [known, *known.get("resumed", [])][-1].get("environment", {})
+        notes += describe_change(before, record["environment"])
+        part = {key: record[key] for key in ("command", "started", "code", "environment", "prepared")}
+        known.setdefault("resumed", []).append({"step": start.step, **part})
+        write_atomic(folder.record, json.dumps(known, indent=1).encode())
+    else:
         folder.claim(settings, record)
-        return
-    known = folder.read_record() or record  # killed when it had just begun
-    folder.compare_data(known.get("data", {}), record["data"])
-    notes = [*start.notes]
-    if start.processes not in (0, processes):
-        notes.append(
-            f"This run was on {start.processes} devices and goes on with {processes}: the same batches, but "
-            "other random draws and patches, so the result will not be that of an uninterrupted run to the bit."
-        )
-    before = [known, *known.get("resumed", [])][-1].get("environment", {})
-    notes += describe_change(before, record["environment"])
     for note in notes:
-        plain_console(stderr=True).print(f"stcl: {note}")
-    part = {key: record[key] for key in ("command", "started", "code", "environment", "prepared")}
-    known.setdefault("resumed", []).append({"step": start.step, **part})
-    write_atomic(folder.record, json.dumps(known, indent=1).encode())
+        plain_console(stderr=True).print(f"stcl: {note}", soft_wrap=True)
 
 
-@contextmanager
-def _explained_full_disk(folder: RunFolder) -> Iterator[None]:
-    """Say what is safe where the disk is full."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        kept = (
-            f"The last good checkpoint stays: {folder.checkpoint}" if folder.checkpoint.exists() else "Nothing is lost"
-        )
-        raise TrainingError(
-            f"The disk of {error.filename or folder.path} is full ({error.strerror}). {kept}. Make room and go on "
-            f"with: stcl train --resume {folder.path}."
-        ) from error
-
-
-def _evaluated(settings: Settings, method: AdaptationMethod, data: DomainData, device: Any) -> VideoSegmenter:
+def _evaluated(settings: Settings, method: AdaptationMethod, data: DomainData, device: torch.device) -> VideoSegmenter:
     """The evaluated network by itself, with the batch-norm statistics that the settings ask for."""
     network = untrained(settings)
     network.load_state_dict(method.evaluated.state_dict())
     if settings.training.channels_last:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    calibrate(network.to(device), method.evaluation_statistics, data)
+    network.to(device)
+    if method.evaluation_statistics != "running":
+        loader = data.calibration_loader(method.evaluation_statistics)
+        recalibrate(network, (FramePair(clip.to(device).to_float().frame(0)) for clip in loader))
     if not all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values()):
         raise TrainingError(
             "Training diverged: the weights would not be finite numbers. Lower method.optimization.learning_rate, or "
             "set training.gradient_clip."
         )
     return network
-
-
-def calibrate(network: VideoSegmenter, domain: Statistics, data: DomainData) -> None:
-    """Recompute a network's batch-norm statistics on a domain's frames; ``running`` leaves them as they are."""
-    if domain != "running":
-        device = next(network.parameters()).device
-        loader = data.calibration_loader(domain)
-        recalibrate(network, (FramePair(clip.to(device).to_float().frame(0)) for clip in loader))
