@@ -33,7 +33,6 @@ ALLOWED = {
     "stcl.data.segments._write: path.open": "in a folder that gets its name when it is whole",
     "stcl.commands.hub.run._copy: shutil.copyfile": "likewise, and compared with its digest",
     "stcl.commands.hub.run.pull: tempfile.TemporaryDirectory": "for a download",
-    "stcl.commands.inspect.run._inspect: TemporaryDirectory": "for loggers that nobody reads",
     "stcl.training.logs.MetricsFile.log_metrics: self.path.open": "a row more; who reads leaves out half a one",
     "stcl.commands.predict.folder.PredictionFolder.claim_picture: (self.parts / JOURNAL).open": (
         "a line more; who reads leaves out half a one"

@@ -199,12 +199,10 @@ class AdaptationMethod(nn.Module):
         if preparation.fourier_beta > 0 and target is not None:
             reference = target.frames[:, :1].float() / 255
             source = replace(source, frames=swap_amplitude(source.frames, reference, preparation.fourier_beta))
-        source = self._geometry(source, preparation.rescale)
+        source = self._crop(self._rescale(source))
         if target is not None:
-            target = self._geometry(target.to_float())
-        if preparation.augment_source:
-            source = self.augment(source, generator)
-        return source, target
+            target = self._crop(target.to_float())
+        return (self.augment(source, generator) if preparation.augment_source else source), target
 
     def augment(self, clip: VideoClip, generator: torch.Generator) -> VideoClip:
         """Strongly augmented frames, one draw for all frames of a clip."""
@@ -214,29 +212,34 @@ class AdaptationMethod(nn.Module):
         chosen = torch.rand(len(clip.frames), generator=generator, device=clip.frames.device) < self.preparation.flip
         return flip_clip(clip, chosen)
 
-    def _geometry(self, clip: VideoClip, rescale: tuple[float, float] = (1.0, 1.0)) -> VideoClip:
-        # What sets the shape of tensors must be known to the host: drawn there, from the same (seed, step).
-        if rescale != (1.0, 1.0):
-            scale, y, x = self._host_draws("scale", 3)
-            factor, grid = rescale[0] + (rescale[1] - rescale[0]) * scale, 8
-            height, width = (max(grid, round(side * factor / grid) * grid) for side in clip.size)
-            old, clip = clip.size, rescale_clip(clip, (height, width))
-            clip = _window(clip, (min(old[0], height), min(old[1], width)), y, x)
-        if self.preparation.crop is not None:  # source and target: roads lie below, and patches keep their place
-            width, height = self.preparation.crop
-            if clip.size[0] < height or clip.size[1] < width:
-                raise SettingError(
-                    f"method.preparation.crop is {width}x{height} px, but clips have {clip.size[1]}x{clip.size[0]} px "
-                    "(source clips may shrink by method.preparation.rescale). Make the crop smaller."
-                )
-            clip = self.draw_window(clip, (height, width))
-        return clip
+    def _rescale(self, clip: VideoClip) -> VideoClip:
+        least, most = self.preparation.rescale
+        if (least, most) == (1.0, 1.0):
+            return clip
+        scale, y, x = self._host_draws("scale", 3)
+        factor, grid = least + (most - least) * scale, 8
+        height, width = (max(grid, round(side * factor / grid) * grid) for side in clip.size)
+        size = (min(clip.size[0], height), min(clip.size[1], width))
+        return _window(rescale_clip(clip, (height, width)), size, y, x)
+
+    def _crop(self, clip: VideoClip) -> VideoClip:
+        """The same window of source and target: roads lie below, and patches keep their place."""
+        if self.preparation.crop is None:
+            return clip
+        width, height = self.preparation.crop
+        if clip.size[0] < height or clip.size[1] < width:
+            raise SettingError(
+                f"method.preparation.crop is {width}x{height} px, but clips have {clip.size[1]}x{clip.size[0]} px "
+                "(source clips may shrink by method.preparation.rescale). Make the crop smaller."
+            )
+        return self.draw_window(clip, (height, width))
 
     def draw_window(self, clip: VideoClip, size: tuple[int, int]) -> VideoClip:
         """A random window of ``size (height, width)``, at one relative place for all clips of a step."""
         return _window(clip, size, *self._host_draws("window", 2))
 
     def _host_draws(self, stream: Stream, count: int) -> list[float]:
+        """Numbers in 0..1 that set shapes of tensors, which the host must know; from the same (seed, step)."""
         return torch.rand(count, generator=torch.Generator().manual_seed(self.step_seed(stream))).tolist()
 
     def make_optimizer(self) -> tuple[torch.optim.Optimizer, LambdaLR]:

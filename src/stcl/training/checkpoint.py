@@ -14,19 +14,8 @@ from stcl.models.weights.saved import UNREADABLE, load_saved
 from stcl.training.run_folder import RunFolder
 from stcl.training.settings import Settings
 
-FREE_KEYS = frozenset({"prepared"}) | frozenset(
-    f"training.{key}"
-    for key in (
-        "workers",
-        "accelerator",
-        "devices",
-        "nodes",
-        "log_every",
-        "checkpoint_every",
-        "snapshot_every",
-        "skipped_steps",
-    )
-)
+_FREE = "workers accelerator devices nodes log_every checkpoint_every snapshot_every skipped_steps"
+FREE_KEYS = frozenset({"prepared", *(f"training.{key}" for key in _FREE.split())})
 """Keys that may change when a run goes on: they decide how it runs, not what it computes."""
 
 ABOUT = "stcl"

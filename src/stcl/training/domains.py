@@ -18,34 +18,26 @@ from stcl.types import ClipSpec, FlowProvider, FrameRef
 
 def make_flow(settings: FlowSettings, dataset: VideoDataset) -> FlowProvider:
     """The flow provider of a data set; each root and split has its own cache folder, as frames may share names."""
-    of_each: dict[str, dict[str, Any]] = {
-        "dis": {"preset": settings.quality},
-        "raft": {"model": settings.model},
-        "files": {"folder": _flow_folder(settings, dataset), "uncropped": _uncropped(dataset)},
-    }
-    options = of_each.get(settings.name, {})
-    if settings.cache is None or settings.name not in ESTIMATED:
-        return get_flow(settings.name, **options)
-    place = hashlib.blake2b(os.fsencode(real_path(dataset.root)), digest_size=4).hexdigest()
-    folder = from_home(settings.cache) / f"{dataset.name}-{place}" / dataset.split
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingError(f"flow.cache: cannot make folder {folder} ({error.strerror}). Choose another.") from None
-    return get_flow(settings.name, cache=folder, **options)
-
-
-def _flow_folder(settings: FlowSettings, dataset: VideoDataset) -> Path | None:
-    """Where the flow files of a data set lie: in a folder of its name, if there is one."""
-    if settings.folder is None:
-        return None
-    own = from_home(settings.folder) / dataset.name
-    return own if own.is_dir() else own.parent
-
-
-def _uncropped(dataset: VideoDataset) -> tuple[int, int] | None:
-    """The published size of frames that the data set crops; None where it takes them whole."""
-    return None if type(dataset).crop is VideoDataset.crop else dataset.native_size
+    options: dict[str, Any] = {}
+    if settings.name == "dis":
+        options["preset"] = settings.quality
+    elif settings.name == "raft":
+        options["model"] = settings.model
+    elif settings.name == "files":
+        options["folder"] = None if settings.folder is None else from_home(settings.folder)
+        if settings.folder is not None and (options["folder"] / dataset.name).is_dir():
+            options["folder"] /= dataset.name
+        whole = type(dataset).crop is VideoDataset.crop
+        options["uncropped"] = None if whole else dataset.native_size  # the published size of frames that are cropped
+    if settings.cache is not None and settings.name in ESTIMATED:
+        root = hashlib.blake2b(os.fsencode(real_path(dataset.root)), digest_size=4).hexdigest()
+        folder = from_home(settings.cache) / f"{dataset.name}-{root}" / dataset.split
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingError(f"flow.cache: cannot make folder {folder} ({error.strerror}). Choose another.") from None
+        options["cache"] = folder
+    return get_flow(settings.name, **options)
 
 
 def open_dataset(domain: DomainSettings, split: str | None = None, root: str | None = None) -> VideoDataset:
@@ -84,8 +76,8 @@ class DomainData:
         quiet: no progress bar while the source's classes are counted for rare-class sampling.
 
     Attributes:
-        prepared: domain -> one sentence about its prepared data: used, or why not. Those of which there are none are
-            not in it.
+        clips: of each domain that the method wants.
+        prepared: domain -> one sentence about its prepared data, where there are any: used, or why not.
     """
 
     def __init__(
@@ -96,11 +88,11 @@ class DomainData:
         self.target = None
         if target_spec is not None:
             self.target = training_clips(settings, settings.target, target_spec.without_labels())
+        self.clips = {"source": self.source} | ({} if self.target is None else {"target": self.target})
         self.prepared: dict[str, str] = {}
-        for name, clips in (("source", self.source), ("target", self.target)):
-            if clips is not None and settings.prepared is not None:
-                note = use_prepared(clips, from_home(settings.prepared))
-                self.prepared |= {name: note} if note else {}
+        if settings.prepared is not None:
+            notes = {name: use_prepared(clips, from_home(settings.prepared)) for name, clips in self.clips.items()}
+            self.prepared = {name: note for name, note in notes.items() if note}
         if source_spec.labels:
             self.source.refuse_unlabelled()
         temperature = settings.training.rare_class_sampling
@@ -115,7 +107,7 @@ class DomainData:
             name: make_loader(
                 clips,
                 batch_size=training.batch_size,
-                seed=self.settings.seed * 2 + position,
+                seed=self.settings.seed * 2 + (name == "target"),
                 start_step=step,
                 workers=training.workers,
                 pin_memory=pin_memory,
@@ -123,11 +115,10 @@ class DomainData:
                 world=world,
                 rare=self.rare if name == "source" else None,
             )
-            for position, (name, clips) in enumerate((("source", self.source), ("target", self.target)))
-            if clips is not None
+            for name, clips in self.clips.items()
         }
-        for clips in zip(*loaders.values(), strict=False):
-            yield cast(DomainBatch, dict(zip(loaders, clips, strict=True)))
+        for batch in zip(*loaders.values(), strict=False):
+            yield cast(DomainBatch, dict(zip(loaders, batch, strict=True)))
 
     def calibration_loader(self, domain: str) -> Any:
         """Unlabelled frames of ``source`` or ``target``, in order, for batch-norm statistics."""

@@ -144,8 +144,7 @@ def _write_record(
     settings: Settings, folder: RunFolder, start: Resume | None, data: DomainData, processes: int
 ) -> None:
     """Claim the folder of a new run; check and note that another part of a run begins."""
-    clips = {"source": data.source} if data.target is None else {"source": data.source, "target": data.target}
-    record: dict[str, Any] = describe_run(clips) | {"prepared": data.prepared}
+    record: dict[str, Any] = describe_run(data.clips) | {"prepared": data.prepared}
     notes = [f"{domain}: {note}" for domain, note in data.prepared.items()]
     if start is not None:
         known = folder.read_record() or record  # killed when it had just begun
