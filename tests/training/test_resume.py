@@ -159,6 +159,17 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(whole, run, capsys):
     assert [part["step"] for part in json.loads((run / "run.json").read_text())["resumed"]] == [6]
 
 
+def test_a_checkpoint_that_lightnings_trainer_wrote_goes_on(whole, run):
+    """Versions before kept the same under some other keys."""
+    last = run / "checkpoints" / "last.ckpt"
+    state = read_checkpoint(last)
+    del state["scaler"]
+    state |= {"callbacks": {"StepBoundary": {"skipped": state.pop("skipped")}}, "loops": {}, "epoch": 0}
+    torch.save(state, last)
+    resume(run, quiet=True)
+    same(whole, run)
+
+
 def test_another_machine_is_told(run, capsys):
     """The last part counts, and what decides no bit is left out."""
     record = json.loads((run / "run.json").read_text())

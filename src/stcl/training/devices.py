@@ -90,7 +90,6 @@ def make_fabric(training: TrainingSettings, loggers: list[Logger] | None = None)
 @contextmanager
 def explained_failures(settings: Settings, folder: RunFolder | None = None) -> Iterator[None]:
     """Say what helps: full memory, loader processes that died and, for a run in ``folder``, full disks."""
-    training, crop = settings.training, settings.method["preparation"].crop
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -98,6 +97,7 @@ def explained_failures(settings: Settings, folder: RunFolder | None = None) -> I
     except (RuntimeError, MemoryError) as error:
         sentence = str(error).splitlines()[0].strip() if str(error) else ""
         if lacks_memory(error):
+            training, crop = settings.training, settings.method["preparation"].crop
             raise TrainingError(
                 f"The device's memory is too small ({sentence}). Start a new run with --preset 24gb, 16gb or 8gb, or "
                 "with one of these, the gentlest first: training.gradient_checkpointing true (now "
