@@ -89,8 +89,8 @@ class Driver:
 
     def step(self, data: DomainBatch) -> None:
         """One step, the copy of the batch included."""
-        lag = LAG_STEPS if self.method.device.type == "cuda" else 0
-        self.training.reports.add(take_step(self.training, data), lag)
+        take_step(self.training, data)
+        self.training.reports.read(LAG_STEPS if self.method.device.type == "cuda" else 0)
 
 
 def settle(device: torch.device) -> None:

@@ -17,7 +17,7 @@ from stcl.training.checkpoint import write_checkpoint
 from stcl.training.logs import step_bar
 from stcl.training.run_folder import RunFolder
 from stcl.training.signals import StopRequest
-from stcl.training.state import Report, Training
+from stcl.training.state import Training
 
 LAG_STEPS = 2
 """How many steps later the host reads what a step on a GPU reports."""
@@ -43,7 +43,7 @@ def train_steps(
     lag, log_every = LAG_STEPS if fabric.device.type == "cuda" else 0, min(options.log_every, options.steps)
     with stop.listening(), step_bar(method.step, method.steps, quiet or not fabric.is_global_zero) as show:
         for step, batch in zip(range(method.step, method.steps), batches, strict=False):
-            report = take_step(training, batch, stop)
+            take_step(training, batch, stop)
             done = step + 1
             if done % log_every == 0:
                 fabric.log_dict({"epoch": 0, **method.logged}, step)  # TensorBoard's curves always had an epoch
@@ -51,7 +51,7 @@ def train_steps(
                     logger.save()
             if options.snapshot_every and done % options.snapshot_every == 0:
                 save_snapshot(training, folder)
-            stopping = reports.add(report, lag)
+            stopping = reports.read(lag)
             if stopping or done % options.checkpoint_every == 0 or done == method.steps:
                 stopping |= reports.read()
                 save_checkpoint(training, folder)
@@ -65,8 +65,8 @@ def train_steps(
             show(reports.loss)
 
 
-def take_step(training: Training, batch: DomainBatch, stop: StopRequest | None = None) -> Report:
-    """One optimisation step; one that is not finite leaves the method as it was.
+def take_step(training: Training, batch: DomainBatch, stop: StopRequest | None = None) -> None:
+    """One optimisation step, which reports to ``training.reports``; one that is not finite changes nothing.
 
     Args:
         training: has been started.
@@ -99,9 +99,8 @@ def take_step(training: Training, batch: DomainBatch, stop: StopRequest | None =
     training.schedule.step()
     method.average.update(method.network, method.step)
 
-    report = Report.send(method, torch.cat((flags, losses.sum().view(1), losses)))
+    training.reports.add(method, torch.cat((flags, losses.sum().view(1), losses)))
     method.step += 1
-    return report
 
 
 def clip_gradients(training: Training) -> Tensor:

@@ -21,40 +21,19 @@ from stcl.training.run_folder import RunFolder, State
 from stcl.training.settings import Settings
 
 
-class Report(NamedTuple):
-    """What a step reports, on its way to the host.
-
-    Attributes:
-        step: its number.
-        clips: names of its clips.
-        terms: names of its loss terms.
-        values: ``(3 + terms,)`` float on the host: 1 if it is left out, 1 if a process shall stop, the loss, its terms.
-        copied: event after which ``values`` are there; None: they are.
-    """
-
+class _Report(NamedTuple):
     step: int
     clips: list[str]
     terms: list[str]
     values: Tensor
     copied: torch.cuda.Event | None
 
-    @classmethod
-    def send(cls, method: AdaptationMethod, values: Tensor) -> "Report":
-        """Start the copy to the host; on a CPU there is nothing to copy."""
-        copied = None
-        if values.device.type == "cuda":
-            host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-            values = host.copy_(values, non_blocking=True)
-            copied = torch.cuda.Event()
-            copied.record()
-        return cls(method.step, method.clips, [*method.terms], values, copied)
-
 
 class Reports:
-    """Reads what steps report; counts those that were left out.
+    """What steps report of themselves: copied to the host while the next steps run, read later.
 
     Args:
-        allowed: of these, before training stops.
+        allowed: how many steps may be left out before training stops.
         quiet: do not name them on stderr.
 
     Attributes:
@@ -68,12 +47,22 @@ class Reports:
         self.skipped: list[int] = []
         self.loss = float("nan")
         self.safe = "No checkpoint was saved before"
-        self._waiting: deque[Report] = deque()
+        self._waiting: deque[_Report] = deque()
 
-    def add(self, report: Report, lag: int = 0) -> bool:
-        """Take a step's report, and :meth:`read` all but the last ``lag``."""
-        self._waiting.append(report)
-        return self.read(lag)
+    def add(self, method: AdaptationMethod, values: Tensor) -> None:
+        """Start the copy of a step's report to the host; on a CPU there is nothing to copy.
+
+        Args:
+            method: after the step's losses, before it counts the step.
+            values: ``(3 + terms,)``: 1 if the step is left out, 1 if a process was asked to stop, the loss, its terms.
+        """
+        copied = None
+        if values.device.type == "cuda":
+            host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            values = host.copy_(values, non_blocking=True)
+            copied = torch.cuda.Event()
+            copied.record()
+        self._waiting.append(_Report(method.step, method.clips, [*method.terms], values, copied))
 
     def read(self, lag: int = 0) -> bool:
         """Read all reports but the last ``lag``; whether a process was asked to stop.
@@ -92,7 +81,7 @@ class Reports:
                 self._count(report, terms)
         return stopping
 
-    def _count(self, report: Report, terms: list[float]) -> None:
+    def _count(self, report: _Report, terms: list[float]) -> None:
         self.skipped.append(report.step)
         parts = ", ".join(f"{name} = {value:.4g}" for name, value in zip(report.terms, terms, strict=True))
         what = (

@@ -77,7 +77,8 @@ def _inspect(subject: Settings | Path, out: Path, steps: int) -> Path:
         training.start(read_checkpoint(start.path) if start.path else None)
         for batch in islice(batches, steps):
             method.views = {}
-            training.reports.add(take_step(training, batch))
+            take_step(training, batch)
+            training.reports.read()
             for name, count in count_pixels(method.views, len(settings.space)).items():
                 counts[name] = counts.get(name, 0) + count
     record = _describe(settings, counts, training.reports.skipped, start.step, steps)
