@@ -26,7 +26,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from stcl.labels import IGNORE
 from stcl.ops.losses import upsample
 from stcl.ops.metrics import ConfusionMatrix
-from stcl.training.evaluate import predict
+from stcl.training.evaluate import predicted_ids
 from stcl.types import FramePair, SegOutput, VideoClip
 
 CLASSES = 19
@@ -115,7 +115,7 @@ def tail_contestants(size: tuple[int, int], generator: torch.Generator) -> Conte
         scores = upsample(logits, size)[0].cpu().numpy().transpose(1, 2, 0)  # (H, W, C)
         return np.asarray(np.argmax(scores, axis=2), dtype=np.uint8)
 
-    return matrices(TAIL_CLASSES, label, lambda: predict(network, clip), on_host)
+    return matrices(TAIL_CLASSES, label, lambda: predicted_ids(network, clip), on_host)
 
 
 def matrices(

@@ -124,7 +124,7 @@ def method_for(settings: Settings) -> AdaptationMethod:
 def driver_for(method: AdaptationMethod, settings: Settings) -> Driver:
     """Steps of the method, without the checks between them."""
     driver = Driver(method, settings, step=settings.training.steps // 2)
-    driver.boundary = MagicMock()
+    driver.training.reports = MagicMock()  # which would read what steps report
     return driver
 
 
@@ -136,6 +136,7 @@ def counted(settings: Settings, fake: bool = True) -> tuple[int, int]:
             empty_out(method, stack.enter_context(FakeTensorMode()))
             host = patch.object(FakeTensor, "tolist", lambda tensor: [0.5] * tensor.numel(), create=True)
             stack.enter_context(host)  # where the windows lie is drawn on the host
+            stack.enter_context(patch.object(torch.nn.Module, "to", lambda module, *_: module))  # it is there
             stack.enter_context(patch("torch.bincount", empty_counts))
         stack.enter_context(live)
         for tensor in (*method.parameters(), *method.buffers()):

@@ -1,27 +1,25 @@
-"""Training steps without data on disk and without a Trainer: synthetic batches, a driver, and a clock for parts.
+"""Training steps without data on disk: synthetic batches, a driver, and a clock for parts.
 
 Used by train_step.py.
 """
 
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
-from unittest.mock import MagicMock, patch
+from unittest.mock import patch
 
 import torch
-from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor
 
 from stcl.labels import IGNORE
 from stcl.methods import AdaptationMethod, DomainBatch
-from stcl.methods.stcl import STCL
+from stcl.training.devices import make_fabric
+from stcl.training.loop import LAG_STEPS, take_step
 from stcl.training.settings import Settings
-from stcl.training.signals import StopRequest
-from stcl.training.steps import StepBoundary
+from stcl.training.state import Training
 from stcl.types import ClipSpec, VideoClip
 
 BLOCKS = 16
@@ -70,7 +68,7 @@ def synthetic_batch(method: AdaptationMethod, settings: Settings, seed: int, shr
 
 
 class Driver:
-    """Optimisation steps of a method, with everything that training does in a step, the copy of the batch included.
+    """Steps of the training loop without data on disk and without checkpoints.
 
     Args:
         method: on its device; compiled or not.
@@ -78,54 +76,21 @@ class Driver:
         step: where the run stands.
     """
 
-    def __init__(self, method: STCL, settings: Settings, step: int) -> None:
-        training = settings.training
-        self.method, self.bf16 = method, training.precision == "bf16-mixed"
-        self.trainer = MagicMock(  # answers whatever else a step may ask of a Trainer
-            global_step=step,
-            max_steps=training.steps,
-            global_rank=0,
-            world_size=1,
-            is_global_zero=True,
-            precision_plugin=None,
-        )
-        self.trainer.strategy.root_device = method.device
-        method.trainer = self.trainer
-        method.log = method.log_dict = lambda *_, **__: None  # type: ignore[method-assign, assignment]
-        configured: Any = method.configure_optimizers()
-        self.optimizer, self.schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
-        self.schedule.last_epoch = step
-        for group, rate in zip(self.optimizer.param_groups, self.schedule.base_lrs, strict=True):
-            group["lr"] = rate * method.optimization.factor(step, training.steps)
-        without_checkpoints = replace(training, checkpoint_every=sys.maxsize)
-        self.boundary = StepBoundary(None, without_checkpoints, StopRequest())  # type: ignore[arg-type]
+    def __init__(self, method: AdaptationMethod, settings: Settings, step: int) -> None:
+        options = replace(settings.training, accelerator=method.device.type, devices=1, nodes=1)
+        self.method, fabric = method, make_fabric(options)
+        self.training = Training(fabric, method, replace(settings, training=options), step)
+        self.training.start()
+        schedule = self.training.schedule
+        schedule.last_epoch = step
+        for group, rate in zip(self.training.optimizer.param_groups, schedule.base_lrs, strict=True):
+            group["lr"] = rate * method.optimization.factor(step, options.steps)
         method.train()
 
     def step(self, data: DomainBatch) -> None:
-        """One step."""
-        batch = self.copy(data)
-        self.boundary.on_train_batch_start(self.trainer, self.method, batch, 0)
-        with torch.autocast(self.method.device.type, torch.bfloat16, enabled=self.bf16):
-            loss = self.method.training_step(batch, 0)
-        self.backward(loss)
-        self.optimise(loss, batch)
-
-    def copy(self, data: DomainBatch) -> DomainBatch:
-        """The batch on the device, as Lightning copies it."""
-        return move_data_to_device(data, self.method.device)
-
-    def backward(self, loss: Tensor) -> None:
-        """Fresh gradients."""
-        self.optimizer.zero_grad()
-        loss.backward()
-
-    def optimise(self, loss: Tensor, batch: DomainBatch) -> None:
-        """Optimiser, schedule, weight average."""
-        self.boundary.on_before_optimizer_step(self.trainer, self.method, self.optimizer)
-        self.optimizer.step()
-        self.schedule.step()
-        self.trainer.global_step += 1
-        self.method.on_train_batch_end(loss, batch, 0)
+        """One step, the copy of the batch included."""
+        take_step(self.training, data)
+        self.training.reports.read(LAG_STEPS if self.method.device.type == "cuda" else 0)
 
 
 def settle(device: torch.device) -> None:

@@ -63,9 +63,10 @@ from stcl.errors import SettingError, StclError
 from stcl.methods import DomainBatch
 from stcl.methods.stcl import STCL
 from stcl.models import recalibrate
+from stcl.training import loop
 from stcl.training.networks import build_method, prepare_networks
 from stcl.training.settings import Settings
-from stcl.types import FramePair
+from stcl.types import FramePair, VideoClip
 
 WARM_UP = 2
 BATCHES = 4
@@ -214,8 +215,8 @@ def compare(
         return None, None
     method = make_method(settings, device)
     method.average.statistics = "running"
-    ours = Driver(method, settings, settings.training.steps // 2)
-    yardstick = PublishedStep(method, settings.training.steps)
+    method.step, method.steps = settings.training.steps // 2, settings.training.steps
+    yardstick = PublishedStep(method, method.steps)
     method.network.eval()
     yardstick.student.eval()
     losses, gradients = [], []
@@ -223,9 +224,11 @@ def compare(
         for seed in range(steps):
             data = synthetic_batch(method, settings, seed, shrink)
             generator = method.step_generator()
-            terms = method.losses(*method.prepare(ours.copy(data), generator), generator)
-            ours.backward(torch.stack(list(terms.values())).sum())
-            others = yardstick.gradients(data, Draws.of(method), method.global_step)
+            clips: Any = {domain: clip.to(device) for domain, clip in data.items()}  # type: ignore[attr-defined]
+            terms = method.losses(*method.prepare(clips, generator), generator)
+            method.zero_grad()
+            torch.stack(list(terms.values())).sum().backward()
+            others = yardstick.gradients(data, Draws.of(method), method.step)
             if terms.keys() != others.keys():
                 raise SettingError(f"Loss terms {sorted(terms)} of ours, {sorted(others)} of the yardstick.")
             losses += [float((terms[name].detach() - other).abs() / other.abs()) for name, other in others.items()]
@@ -233,7 +236,7 @@ def compare(
             gradients += [
                 float((a.grad - b.grad).abs().max() / b.grad.abs().max()) for a, b in pairs if b.grad is not None
             ]
-            ours.trainer.global_step += 1
+            method.step += 1
     return max(losses), max(gradients)
 
 
@@ -241,7 +244,7 @@ def race(
     ours: Driver, yardstick: PublishedStep | None, batches: list[DomainBatch], options: argparse.Namespace
 ) -> dict[str, Any]:
     """Median seconds of both, step by step in turn."""
-    device, step = ours.method.device, ours.trainer.global_step
+    device, step = ours.method.device, ours.method.step
     seconds: dict[str, list[float]] = {"ours": [], "yardstick": []}
 
     def timed(name: str, run: Callable[[], object]) -> None:
@@ -269,20 +272,25 @@ def race(
 
 
 def parts_of_ours(ours: Driver, batches: list[DomainBatch]) -> dict[str, float]:
-    """Seconds a step of each part of ours."""
-    method, parts = ours.method, Parts(ours.method.device)
+    """Seconds a step of each part of ours; nothing without batches."""
+    method, training, parts = ours.method, ours.training, Parts(ours.method.device)
     table: dict[str, list[tuple[Any, str]]] = {
-        PREPARATION: [(ours, "copy"), (method, "prepare"), (method, "augment")],
+        PREPARATION: [(VideoClip, "to"), (method, "prepare"), (method, "augment")],
         TEACHER: [(method, "teacher_view"), (method, "label_target")],
         MIXING: [(method.bank, "add"), (method, "draw_patches"), (algorithm, "fuse")],
         STUDENT: [(method, "segment")],
-        BACKWARD: [(ours, "backward")],
-        OPTIMISER: [(ours, "optimise")],
+        BACKWARD: [(training.fabric, "backward")],
+        OPTIMISER: [
+            (loop, "clip_gradients"),
+            (training.fabric.strategy, "optimizer_step"),
+            (training.schedule, "step"),
+            (method.average, "update"),
+        ],
     }
     with parts.watch(table, REST):
         for batch in batches:
             ours.step(batch)
-    return {part: total / len(batches) for part, total in parts.seconds().items()}
+    return {part: total / len(batches) for part, total in parts.seconds().items() if batches}
 
 
 def parts_of_yardstick(yardstick: PublishedStep, step: int, batches: list[DomainBatch]) -> dict[str, float]:
@@ -300,7 +308,7 @@ def parts_of_yardstick(yardstick: PublishedStep, step: int, batches: list[Domain
     with parts.watch(table, REST):
         for batch in batches:
             yardstick.train_step(batch, Draws.of(yardstick.method), step)
-    return {part: total / len(batches) for part, total in parts.seconds().items()}
+    return {part: total / len(batches) for part, total in parts.seconds().items() if batches}
 
 
 def count_flop(ours: Driver, batch: DomainBatch) -> int:

@@ -100,7 +100,6 @@ def test_a_run_folder_holds_exactly_these_files(world, method):
         "checkpoints/last.ckpt",
         *(["checkpoints/previous.ckpt"] if STEPS[method] > 2 else []),
         "events/events.out.tfevents",
-        "events/hparams.yaml",
     }
 
 

@@ -106,7 +106,7 @@ def test_same_weights_and_teacher_after_steps(script, tiny_settings, smooth):
     before = [parameter.clone() for parameter in method.network.parameters()]
     for seed in range(2):
         data = script.synthetic_batch(method, settings, seed)
-        yardstick.train_step(data, script.Draws.of(method), method.global_step)
+        yardstick.train_step(data, script.Draws.of(method), method.step)
         ours.step(data)
     networks = [(method.network, yardstick.student), (method.average.network, yardstick.teacher)]
     for mine, theirs in networks:
@@ -149,12 +149,12 @@ def test_from_end_to_end(script, capsys, tmp_path):
 
 def test_what_was_not_measured_is_null(script, monkeypatch, capsys):
     monkeypatch.setattr(script, "matmul_rate", lambda device: 1e12)
-    arguments = ["--steps", "1", "--yardstick-steps", "0", "--part-steps", "1", "--gradient-steps", "0"]
+    arguments = ["--steps", "1", "--yardstick-steps", "0", "--part-steps", "0", "--gradient-steps", "0"]
     assert script.main([*arguments, "--device", "cpu", *TINY]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     for key in ("ratio", "yardstick_seconds", "max_gradient_difference", "max_smooth_gradient_difference"):
         assert found[key] is None
-    assert "yardstick" not in found["parts"]
+    assert found["parts"] == {"ours": {}}
 
 
 def test_parts_do_not_count_what_is_inside_them(script, monkeypatch):

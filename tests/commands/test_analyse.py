@@ -82,15 +82,15 @@ def test_training_with_snapshots_needs_no_target_label_and_changes_no_bit(make_s
 
 
 def test_a_resumed_run_has_the_snapshots_of_an_uninterrupted_one(settings, run, tmp_path, monkeypatch):
-    whole_step = STCL.training_step
+    whole_step = STCL.forward
 
-    def breaks(self, batch, index):
-        if self.global_step == 3:
+    def breaks(self, batch):
+        if self.step == 3:
             raise RuntimeError("power cut")
-        return whole_step(self, batch, index)
+        return whole_step(self, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(STCL, "training_step", breaks)
+        patch.setattr(STCL, "forward", breaks)
         with pytest.raises(RuntimeError, match="power cut"):
             train(settings, tmp_path / "cut", quiet=True)
     assert len(list((tmp_path / "cut" / "snapshots").iterdir())) == 1

@@ -95,7 +95,7 @@ def step_of(name: str) -> dict[str, Any]:
 
 
 class _Step(nn.Module):
-    """The forward half of a step, as Lightning hands it to DistributedDataParallel."""
+    """The forward half of a step, as DistributedDataParallel wants it."""
 
     def __init__(self, run: Any) -> None:
         super().__init__()

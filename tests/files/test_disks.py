@@ -13,7 +13,7 @@ from stcl.data.loading import ClipLoader
 from stcl.errors import DataError, TrainingError
 from stcl.files import disks
 from stcl.files.disks import explain_full_memory, has_no_room
-from stcl.training import train as training
+from stcl.training.devices import explained_failures
 from stcl.training.run_folder import RunFolder
 
 WORKER = "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
@@ -67,10 +67,8 @@ def test_a_full_disk_elsewhere_is_not_shared_memory(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("file", [None, "/cache/flow.npz"])
-def test_training_names_the_disk_of_the_file(tmp_path, monkeypatch, file):
-    def fit(*_: object) -> None:
+def test_training_names_the_disk_of_the_file(tmp_path, file):
+    message = rf"The disk of {file or tmp_path} is full \(No space.*--resume {tmp_path}"
+    folder = RunFolder(Path(tmp_path))
+    with pytest.raises(TrainingError, match=message), explained_failures(SimpleNamespace(), folder):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), *([file] if file else []))
-
-    monkeypatch.setattr(training, "fit", fit)
-    with pytest.raises(TrainingError, match=rf"The disk of {file or tmp_path} is full \(No space.*--resume {tmp_path}"):
-        training._fit(None, None, None, None, SimpleNamespace(), RunFolder(Path(tmp_path)))

@@ -33,14 +33,13 @@ ALLOWED = {
     "stcl.data.segments._write: path.open": "in a folder that gets its name when it is whole",
     "stcl.commands.hub.run._copy: shutil.copyfile": "likewise, and compared with its digest",
     "stcl.commands.hub.run.pull: tempfile.TemporaryDirectory": "for a download",
-    "stcl.commands.inspect.run._inspect: TemporaryDirectory": "for loggers that nobody reads",
     "stcl.training.logs.MetricsFile.log_metrics: self.path.open": "a row more; who reads leaves out half a one",
     "stcl.commands.predict.folder.PredictionFolder.claim_picture: (self.parts / JOURNAL).open": (
         "a line more; who reads leaves out half a one"
     ),
     "stcl.commands.arena.run.Child.__init__: self.log.open": "what a sub-process says, for people",
     "stcl.commands.arena.run._write: write_table": "a function of this package",
-    "stcl.training.checkpoint.CheckpointFile.save_checkpoint: torch.save": "into memory",
+    "stcl.training.checkpoint.write_checkpoint: torch.save": "into memory",
     "stcl.commands.export.graph.to_torch_export: torch.export.save": "into memory",
     "stcl.models.weights.own.save_weights: save": "into memory",
     "stcl.data.io.write_palette: image.save": "into memory",

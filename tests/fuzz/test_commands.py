@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
-import lightning.pytorch as lightning
 import numpy as np
 import pytest
 import yaml
@@ -37,6 +36,7 @@ from stcl.methods import METHODS
 from stcl.pages.film import VideoWriter
 from stcl.training.checking import _parser
 from stcl.training.config import merge
+from stcl.training.state import Training
 
 LONG = int(os.environ.get("FUZZ_CASES", "0"))
 """How many damaged files of each kind ``make fuzz`` makes; a call takes longer, so there are fewer of each."""
@@ -329,7 +329,7 @@ def cut_off(works: bool) -> Iterator[None]:
     limit = resource.getrlimit(resource.RLIMIT_AS)
     with ExitStack() as stack:
         for place, name, other in (
-            (lightning.Trainer, "fit", lightning.Trainer.fit if works else never),
+            (Training, "start", Training.start if works else never),
             (rendering, "_run", run),
             (stcl.commands.demo.run, "export", never),
             (stcl.commands.arena.run, "prepare", never),

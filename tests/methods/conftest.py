@@ -1,8 +1,7 @@
-"""Small clips, a small network, and one training step at a time without Lightning."""
+"""Small clips, a small network, and one training step at a time without the training loop."""
 
 import io
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -65,19 +64,18 @@ def batch_for(
 
 
 class Run:
-    """Optimisation steps of a method as Lightning does them; logged numbers are kept."""
+    """Optimisation steps of a method as the loop takes them; logged numbers are kept."""
 
     def __init__(self, method: AdaptationMethod, step: int = 0, steps: int = 10) -> None:
         self.method = method
-        self.trainer = SimpleNamespace(global_step=step, max_steps=steps, global_rank=0)
-        self.logged: dict[str, float] = {}
-        method.trainer = self.trainer  # type: ignore[assignment]
-        method.log = self._log  # type: ignore[method-assign]
-        method.log_dict = lambda values, **_: [self._log(*item) for item in values.items()]  # type: ignore[assignment]
-        configured: Any = method.configure_optimizers()
-        self.optimizer = configured["optimizer"]
-        self.schedule = configured["lr_scheduler"]["scheduler"]
+        method.step, method.steps = step, steps
+        self.optimizer, self.schedule = method.make_optimizer()
         method.train()
+
+    @property
+    def logged(self) -> dict[str, float]:
+        """What the last step logged."""
+        return {name: float(value) for name, value in self.method.logged.items()}
 
     def losses(self, data: DomainBatch) -> dict[str, Tensor]:
         """The method's loss terms at the present step, before any backward pass."""
@@ -86,18 +84,14 @@ class Run:
 
     def step(self, data: DomainBatch) -> dict[str, float]:
         """One optimisation step; what it logged."""
-        self.logged = {}
-        loss = self.method.training_step(data, 0)
+        loss = self.method(data)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
         self.schedule.step()
-        self.trainer.global_step += 1
-        self.method.on_train_batch_end(loss, data, 0)
+        self.method.average.update(self.method.network, self.method.step)
+        self.method.step += 1
         return self.logged
-
-    def _log(self, name: str, value: Tensor | float, **_: Any) -> None:
-        self.logged[name] = float(value)
 
 
 @pytest.fixture

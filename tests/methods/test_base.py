@@ -199,7 +199,7 @@ def test_a_crop_lies_at_the_same_relative_place_in_source_and_target(make_method
     method = make_method("source_only", preparation=Preparation(flip=0.0, crop=(64, 32)))
     run, seen = make_run(method), []
     for step in (0, 1, 0):
-        run.trainer.global_step = step
+        run.method.step = step
         source, target = method.prepare(data, method.step_generator())
         assert torch.equal(source.frames, target.frames)
         seen.append(source.frames)
@@ -246,9 +246,9 @@ def test_streams_of_a_step_differ(make_method, make_run):
     run = make_run(method)
     seeds = set()
     for step in range(50):
-        run.trainer.global_step = step
+        run.method.step = step
         for rank in range(2):
-            run.trainer.global_rank = rank
+            run.method.rank = rank
             seeds |= {method.step_seed(stream) for stream in ("draws", "dropout", "scale", "window")}
     assert len(seeds) == 50 * 2 * 4
     large = make_method("source_only", seed=2**62)
@@ -264,7 +264,7 @@ def test_layers_draw_from_a_stream_of_their_own(make_method, make_batch, make_ru
     for outside in (0, 1):
         torch.manual_seed(outside)
         run.step(make_batch(method))
-        run.trainer.global_step = 0
+        run.method.step = 0
     assert seeds == [method.step_seed("dropout")] * 2
     assert seeds[0] != method.step_generator().initial_seed()
 

@@ -9,11 +9,10 @@ import io
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
-from torch.utils.data import DataLoader
 
 import stcl.methods
 from closeness import assert_close
@@ -22,6 +21,10 @@ from stcl.labels import IGNORE
 from stcl.methods import METHODS, AdaptationMethod, Optimization, Preparation, get_method
 from stcl.methods.patches import ResizableBuffers
 from stcl.methods.settings import Alignment, FeatureFusion, Masking, SequenceFusion, Teacher
+from stcl.training.devices import make_fabric
+from stcl.training.loop import take_step
+from stcl.training.settings import TrainingSettings
+from stcl.training.state import Training
 from stcl.types import ClipSpec
 
 FULL = Preparation(match_histogram=True, augment_source=True, rescale=(1.0, 1.5))
@@ -238,7 +241,7 @@ def test_each_step_has_its_own_draws(make_method, make_batch, make_run, name):
     run, seen = make_run(method), []
     for _ in range(2):
         seen.append(method.prepare(make_batch(method), method.step_generator())[0].frames)
-        run.trainer.global_step += 1
+        run.method.step += 1
     assert seen[0].shape != seen[1].shape or not torch.equal(*seen)
 
 
@@ -265,25 +268,22 @@ def test_resumed_equals_uninterrupted(make_method, make_batch, make_run, name, s
 
 
 @each_method
-@pytest.mark.filterwarnings("ignore:Found .* in eval mode", "ignore:.*LeafSpec.* is deprecated")
-def test_lightning_does_what_the_steps_here_do(make_method, make_batch, make_run, name, tmp_path):
-    """The other tests take steps without Lightning; both ways end at the same weights and the same average."""
+def test_the_loop_does_what_the_steps_here_do(make_method, make_batch, make_run, name):
+    """The other tests take steps without the loop; both ways end at the same weights and the same average."""
     ours, theirs = make_method(name), make_method(name)
     data = [make_batch(ours, seed=step) for step in range(3)]
     run = make_run(ours, steps=3)
     for batch in data:
         run.step(batch)
-    trainer = Trainer(
-        max_steps=3,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-    )
-    trainer.fit(theirs, DataLoader(data, batch_size=None))
-    assert_close(float(trainer.logged_metrics["loss/total"]), run.logged["loss/total"])
+    options = TrainingSettings(steps=3, accelerator="cpu")
+    training = Training(make_fabric(options), theirs, SimpleNamespace(training=options))
+    training.start()
+    for batch in data:
+        take_step(training, batch)
+    assert not training.reports.read()
+    assert (theirs.step, training.reports.skipped) == (3, [])
+    assert_close(training.reports.loss, run.logged["loss/total"])
+    assert {name: float(value) for name, value in theirs.logged.items()} == run.logged
     expected = ours.state_dict()
     for key, value in theirs.state_dict().items():
         assert_close(value, expected[key], where=key)

@@ -6,6 +6,7 @@ Python numbers (copied from pageable memory, for which a GPU's host waits, too).
 """
 
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +25,10 @@ from stcl.ops.fourier import swap_amplitude
 from stcl.ops.masking import mask_patches
 from stcl.ops.pseudo_labels import PseudoLabels, class_weights
 from stcl.ops.warp import photometric_error
+from stcl.training.devices import make_fabric
+from stcl.training.loop import take_step
+from stcl.training.settings import TrainingSettings
+from stcl.training.state import Training
 
 FULL = Preparation(match_histogram=True, fourier_beta=0.1, augment_source=True, rescale=(1.0, 1.5))
 PARTS = {
@@ -120,14 +125,13 @@ def take_steps(method, run, make_batch, steps=2):
     """Steps without an optimiser on the meta device: preparation, losses, gradients, weight average."""
     method.to(META)
     method.step_generator = torch.Generator  # a generator of the meta device does not exist, nor is one needed
-    method.log = method.log_dict = lambda *_, **__: None
     for step in range(steps):
         data = {name: on_meta(clip) for name, clip in make_batch(method, batch=2, seed=step).items()}
         method.zero_grad()
         with Numbers(), Operations():
-            method.training_step(data, 0).backward()
-            run.trainer.global_step += 1
-            method.on_train_batch_end(None, data, 0)
+            method(data).backward()
+            method.average.update(method.network, method.step)
+        method.step += 1
         assert all(parameter.grad is not None for parameter in method.network.parameters())
 
 
@@ -145,26 +149,23 @@ def test_the_host_never_waits_in_a_step(make_method, make_batch, make_run, name,
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize(("name", "settings"), CASES.values(), ids=CASES)
-def test_a_gpu_says_the_same(make_method, make_batch, make_run, name, settings):
-    """torch's own watch raises where the host waits, from the second step on: in the first, libraries set up."""
-    method = make_method(name, preparation=FULL, **settings).cuda()
-    run = make_run(method)
-    method.log = method.log_dict = lambda *_, **__: None
+def test_a_gpu_says_the_same(make_method, make_batch, name, settings):
+    """torch's own watch raises where the host waits in a step of the loop, from the second on: at first, libraries set
+    up."""
+    method = make_method(name, preparation=FULL, **settings)
+    options = TrainingSettings(accelerator="gpu", gradient_clip=1.0)
+    training = Training(make_fabric(options), method, SimpleNamespace(training=options))
+    training.start()
     for step in range(3):
         pinned = {name: clip.pin_memory() for name, clip in make_batch(method, batch=2, seed=step).items()}
         torch.cuda.synchronize()
         try:
             torch.cuda.set_sync_debug_mode("error" if step else "default")
-            data = {name: clip.to("cuda") for name, clip in pinned.items()}
-            loss = method.training_step(data, 0)
-            run.optimizer.zero_grad()
-            loss.backward()
-            run.optimizer.step()
-            run.trainer.global_step += 1
-            method.on_train_batch_end(loss, data, 0)
+            take_step(training, pinned)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-        assert loss.isfinite()
+        assert not training.reports.read()
+        assert training.reports.skipped == []
 
 
 def cell(tensor):

@@ -292,7 +292,7 @@ def test_dacs_augments_the_mixed_clip_and_not_the_target_alone(make, make_batch,
 def test_the_warm_up_sees_the_source_alone(make, make_batch, name):
     method, run = make(name, step=2, warmup=3)
     assert set(run.losses(make_batch(method))) == {"source"}
-    run.trainer.global_step = 3
+    run.method.step = 3
     assert len(run.losses(make_batch(method))) > 1
 
 

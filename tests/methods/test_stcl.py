@@ -267,7 +267,7 @@ def test_the_average_or_the_student_teaches(make_stcl, make_batch, kind, teacher
     before = target_labels(method, target).confidence
     method.average.update(method.network, 3)
     assert torch.equal(before, target_labels(method, target).confidence) == (kind == "self")
-    run.trainer.global_step = 9
+    run.method.step = 9
     assert labelled_as(method, target) == {teacher}
 
 
@@ -278,7 +278,7 @@ def test_the_frozen_teacher_is_the_student_after_the_warm_up_until_its_steps_are
     assert labelled_as(method, target) == {"start", "student"}  # the warm-up ends here: the copy is made
     shake(method.network)
     for step, teacher in ((4, "start"), (6, "start"), (7, "student"), (12, "student")):
-        run.trainer.global_step = step
+        run.method.step = step
         assert labelled_as(method, target) == {teacher}
 
 
@@ -288,7 +288,7 @@ def test_the_frozen_teacher_stays_without_a_limit(make_stcl, make_batch):
     target_labels(method, target)
     shake(method.network)
     method.average.update(method.network, 0)
-    run.trainer.global_step = 10_000
+    run.method.step = 10_000
     assert labelled_as(method, target) == {"start"}
 
 
@@ -468,7 +468,7 @@ def test_the_warm_up_sees_the_source_alone(make_stcl, make_batch, monkeypatch):
     assert method.bank.pixels.sum() > 0  # but the long-tail bank fills
     expected = segmentation_loss(watch.outputs[0], source.label(0), aux_weight=0.1)
     assert_close(terms["source"], expected)
-    run.trainer.global_step = 3
+    run.method.step = 3
     assert set(run.losses(data)) == TERMS
 
 
@@ -484,11 +484,11 @@ def test_fusion_during_the_warm_up_pastes_patches_of_the_source(make_stcl, make_
     assert torch.equal(watch.patches[0][0].clip.frame(0), source.frame(0).flip(0))
     assert [len(pair.current) for pair in watch.pairs] == [2 + 2]
     assert torch.equal(watch.pairs[0].current[2:], fused.clip.frame(0)) and fused.mask.any()
-    run.trainer.global_step = 3
+    run.method.step = 3
     assert set(run.losses(data)) == TERMS  # it ends with the warm-up
     del data["target"]  # where there is no target at all, it never does
     for step in (2, 3):
-        run.trainer.global_step = step
+        run.method.step = step
         assert set(run.losses(data)) == {"source", "fused_source"}
 
 
@@ -729,7 +729,7 @@ def test_a_larger_source_is_cropped_to_the_targets_size(make_stcl, make_batch, m
         place = [(y, x) for y in range(17) for x in range(9) if is_window(fused.clip, source, kept, y, x)]
         assert len(place) == 1
         windows.add(place[0])
-        run.trainer.global_step += 1
+        run.method.step += 1
     assert len(windows) > 1
     assert watch.pairs[0].current.shape[-2:] == (48, 72)  # the supervised loss keeps the whole frame
 

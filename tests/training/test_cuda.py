@@ -49,15 +49,15 @@ def test_it_goes_on_exactly_where_it_shall_be_deterministic(make_settings, tmp_p
     settings = make_settings("stcl", method=method, training=training)
     whole, again = (train(settings, tmp_path / name, quiet=True) for name in ("whole", "again"))
     assert digest(whole / "model.safetensors") == digest(again / "model.safetensors")
-    step = STCL.training_step
+    step = STCL.forward
 
-    def breaks(self, batch, index):
-        if self.global_step == 7:
+    def breaks(self, batch):
+        if self.step == 7:
             raise RuntimeError("power cut")
-        return step(self, batch, index)
+        return step(self, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(STCL, "training_step", breaks)
+        patch.setattr(STCL, "forward", breaks)
         with pytest.raises(RuntimeError, match="power cut"):
             train(settings, tmp_path / "cut", quiet=True)
     resume(tmp_path / "cut", quiet=True)

@@ -11,14 +11,14 @@ STEPS = 10_000
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_memory_is_flat_over_ten_thousand_steps(make_settings, tmp_path, monkeypatch, resident_mb):
-    step, seen = STCL.training_step, []
+    step, seen = STCL.forward, []
 
-    def watched(self, batch, index):
-        if self.global_step % 500 == 0:
+    def watched(self, batch):
+        if self.step % 500 == 0:
             seen.append(resident_mb())
-        return step(self, batch, index)
+        return step(self, batch)
 
-    monkeypatch.setattr(STCL, "training_step", watched)
+    monkeypatch.setattr(STCL, "forward", watched)
     settings = make_settings(
         network={"backbone_settings": {"width": 4}, "head_settings": {"width": 8}},
         training={"steps": STEPS, "batch_size": 1, "log_every": 10, "checkpoint_every": 500, "workers": 1},

@@ -110,15 +110,15 @@ def test_killed_at_random_points_again_and_again(settings, whole, tmp_path, star
 
 def interrupted(settings, out: Path, monkeypatch, step: int = 10, error: BaseException | None = None) -> None:
     """A run that breaks off in the middle of a step."""
-    whole_step = STCL.training_step
+    whole_step = STCL.forward
 
-    def breaks(self, batch, index):
-        if self.global_step == step:
+    def breaks(self, batch):
+        if self.step == step:
             raise error or RuntimeError("power cut")
-        return whole_step(self, batch, index)
+        return whole_step(self, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(STCL, "training_step", breaks)
+        patch.setattr(STCL, "forward", breaks)
         with pytest.raises(type(error) if error else RuntimeError):
             train(settings, out, quiet=True)
 
@@ -157,6 +157,17 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(whole, run, capsys):
     assert "damaged" in " ".join(capsys.readouterr().err.split())
     same(whole, run)
     assert [part["step"] for part in json.loads((run / "run.json").read_text())["resumed"]] == [6]
+
+
+def test_a_checkpoint_that_lightnings_trainer_wrote_goes_on(whole, run):
+    """Versions before kept the same under some other keys."""
+    last = run / "checkpoints" / "last.ckpt"
+    state = read_checkpoint(last)
+    del state["scaler"]
+    state |= {"callbacks": {"StepBoundary": {"skipped": state.pop("skipped")}}, "loops": {}, "epoch": 0}
+    torch.save(state, last)
+    resume(run, quiet=True)
+    same(whole, run)
 
 
 def test_another_machine_is_told(run, capsys):
@@ -261,10 +272,10 @@ def test_killed_after_the_last_step_only_the_rest_is_done(settings, whole, tmp_p
         with pytest.raises(OSError, match="No space left"):
             train(settings, run, quiet=True)
 
-    def no_more(self, batch, index):
+    def no_more(self, batch):
         raise AssertionError("all steps are done")
 
-    monkeypatch.setattr(STCL, "training_step", no_more)
+    monkeypatch.setattr(STCL, "forward", no_more)
     neighbour(run / "checkpoints" / "last.ckpt").write_bytes(b"half")  # killed while it wrote one
     resume(run, quiet=True)
     same(whole, run)
@@ -291,7 +302,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(settings, tmp_path, monkeyp
         message = (
             r"checkpoint of step 6 could not be written to .*\(No space left on device\)\. The last good .*--resume"
         )
-        patch.setattr("stcl.training.trainer.TensorBoardLogger", lambda *_, **__: MetricsFile(tmp_path / "other.csv"))
+        patch.setattr("stcl.training.train.TensorBoardLogger", lambda *_, **__: MetricsFile(tmp_path / "other.csv"))
         with pytest.raises(TrainingError, match=message):
             train(settings, run, quiet=True)
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["last.ckpt"]
@@ -348,7 +359,7 @@ def test_steps_that_were_left_out_are_not_forgotten(make_settings, tmp_path, mon
 
     def spoiled(self, source, target, generator):
         terms = losses(self, source, target, generator)
-        return {name: term * (float("nan") if self.global_step in (1, 5) else 1) for name, term in terms.items()}
+        return {name: term * (float("nan") if self.step in (1, 5) else 1) for name, term in terms.items()}
 
     monkeypatch.setattr(STCL, "losses", spoiled)
     settings = make_settings(training={"steps": 7, "checkpoint_every": 2, "skipped_steps": 1})

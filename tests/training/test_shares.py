@@ -5,10 +5,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-import torch
 
 from stcl.errors import SettingError
 from stcl.training.domains import DomainData
@@ -20,9 +18,7 @@ def test_processes_load_their_shares_of_a_batch(make_settings):
     data = DomainData(make_settings(training={"batch_size": 4}), ClipSpec((0,), labels=(0,)), ClipSpec((0,)))
 
     def names(rank: int, world: int) -> dict[str, list[str]]:
-        strategy = SimpleNamespace(root_device=torch.device("cpu"))
-        data.trainer = SimpleNamespace(global_step=3, global_rank=rank, world_size=world, strategy=strategy)
-        batch, _, _ = next(iter(data.train_dataloader()))
+        batch = next(data.batches(3, rank, world))
         return {domain: clip.names for domain, clip in batch.items()}
 
     whole, *shares = names(0, 1), names(0, 2), names(1, 2)

@@ -139,7 +139,6 @@ WHOLE_RUN = {
     "checkpoints/last.ckpt",
     "checkpoints/previous.ckpt",
     "events/events.out.tfevents",
-    "events/hparams.yaml",
 }
 
 
@@ -308,19 +307,19 @@ def test_a_damaged_target_frame_stops_the_calibration(make_settings, streets, tm
 
 
 def test_a_killed_loader_process(make_settings, tmp_path, monkeypatch):
-    def killed(self, batch, index):
+    def killed(self, batch):
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
 
-    monkeypatch.setattr(STCL, "training_step", killed)
+    monkeypatch.setattr(STCL, "forward", killed)
     with pytest.raises(TrainingError, match=r"A loader process died .*lower training\.workers or training\.batch_size"):
         run(make_settings(), tmp_path / "run")
 
 
 def test_a_full_device(make_settings, tmp_path, monkeypatch):
-    def full(self, batch, index):
+    def full(self, batch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nmore")
 
-    monkeypatch.setattr(STCL, "training_step", full)
+    monkeypatch.setattr(STCL, "forward", full)
     message = r"memory is too small \(CUDA out of .*20 GiB\.\)\. .*--preset 24gb.*training\.batch_size \(now 2\)"
     with pytest.raises(TrainingError, match=message):
         run(make_settings(), tmp_path / "run")
@@ -337,23 +336,23 @@ def test_a_diverged_training_is_no_result(make_settings, tmp_path):
 def test_weights_that_are_no_numbers_are_no_result(make_settings, tmp_path, monkeypatch):
     """The last look before anything is written."""
     settings = make_settings("source_only", method={"evaluation_statistics": "running"})
-    end = AdaptationMethod.on_train_end
+    steps = module.train_steps
 
-    def spoil(self):
-        end(self)
-        next(self.average.network.parameters()).fill_(float("nan"))
+    def spoil(training, *rest):
+        steps(training, *rest)
+        next(training.method.average.network.parameters()).fill_(float("nan"))
 
-    monkeypatch.setattr(AdaptationMethod, "on_train_end", spoil)
+    monkeypatch.setattr(module, "train_steps", spoil)
     with pytest.raises(TrainingError, match="Training diverged"):
         run(settings, tmp_path / "run")
     assert "model.safetensors" not in files(tmp_path / "run")
 
 
 def test_defects_keep_their_traceback(make_settings, tmp_path, monkeypatch):
-    def broken(self, batch, index):
+    def broken(self, batch):
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(STCL, "training_step", broken)
+    monkeypatch.setattr(STCL, "forward", broken)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         run(make_settings(), tmp_path / "run")
 

@@ -27,8 +27,8 @@ def main(arguments: argparse.Namespace) -> None:
     """Do what ``stcl evaluate`` was asked."""
     from stcl.pages.tables import compare, rich_table
     from stcl.terminal import plain_console
+    from stcl.training.devices import is_first_process
     from stcl.training.evaluate import evaluate
-    from stcl.training.trainer import is_first_process
 
     if arguments.out is not None and len(arguments.runs) > 1:
         raise SettingError("--out takes one RUN; without it every result goes into its own run folder.")

@@ -93,7 +93,7 @@ def _resume(arguments: argparse.Namespace) -> None:
 
 
 def _say_finished(run: Path) -> None:
-    from stcl.training.trainer import is_first_process
+    from stcl.training.devices import is_first_process
 
     if is_first_process():
         print(f"Finished: {run}. Measure it with: stcl evaluate {run}")

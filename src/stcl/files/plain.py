@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -49,6 +50,11 @@ def read_json(path: Path, largest_bytes: int = LARGEST_BYTES) -> Any:
         return json.loads(read_text(path, largest_bytes))
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
+
+
+def json_number(value: float, digits: int = 3) -> float | None:
+    """A rounded number for JSON, which knows no nan: None."""
+    return None if math.isnan(value) else round(float(value), digits)
 
 
 def csv_text(rows: Iterable[Iterable[object]]) -> str:

@@ -9,9 +9,8 @@ from dataclasses import replace
 from typing import Any, ClassVar, Literal, NamedTuple, NotRequired, TypedDict, get_args
 
 import torch
-from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from stcl.errors import SettingError, check_number
 from stcl.labels import LabelSpace
@@ -53,8 +52,8 @@ class View(NamedTuple):
     weight: Tensor | None = None
 
 
-class AdaptationMethod(LightningModule):
-    """Base of all methods.
+class AdaptationMethod(nn.Module):
+    """Base of all methods. Calling it with a batch gives the loss of one training step.
 
     Args:
         network: the student.
@@ -66,6 +65,15 @@ class AdaptationMethod(LightningModule):
         aux_weight: weight of the auxiliary head's losses.
         evaluation_statistics: batch-norm statistics of the evaluated network: recomputed on ``source`` or unlabelled
             ``target`` training frames after the last step, or as they ran along (``running``).
+
+    Attributes:
+        step: number of the current step, from 0; counted by :func:`stcl.training.loop.take_step`.
+        steps: how many the training takes.
+        rank: number of this process.
+        terms: loss terms of the last step by name, means over all processes.
+        logged: further numbers of the last step for the log, the loss terms among them.
+        clips: names of the last step's clips.
+        views: a dict is filled by each step with what enters the network; None: nobody looks.
 
     Class attributes:
         pastes: whether it cuts windows of the target's size out of source clips, which must be as large then.
@@ -96,9 +104,11 @@ class AdaptationMethod(LightningModule):
         self.aux_weight = aux_weight
         self.evaluation_statistics = evaluation_statistics
         self.average = EmaTeacher(network, momentum=ema_momentum, kind="ema", statistics="running")
-        self.terms: dict[str, Tensor] = {}  # losses and clips of the last step, for whoever watches the training
+        self.step, self.steps, self.rank = 0, 1, 0
+        self.terms: dict[str, Tensor] = {}
+        self.logged: dict[str, Tensor] = {}
         self.clips: list[str] = []
-        self.views: dict[str, View] | None = None  # a dict is filled by each step
+        self.views: dict[str, View] | None = None
 
     @classmethod
     def check_ranges(cls, **numbers: float) -> None:
@@ -136,19 +146,22 @@ class AdaptationMethod(LightningModule):
 
     # ---- what the base does ----
 
-    def training_step(self, batch: DomainBatch, batch_index: int) -> Tensor:
-        """Prepare the clips, sum the method's losses, log each of them."""
+    def forward(self, batch: DomainBatch) -> Tensor:
+        """The loss of one step: prepare the clips, sum the method's terms, keep each of them for the log."""
+        self.logged = {}
         generator = self.step_generator()
         torch.manual_seed(self.step_seed("dropout"))  # layers draw from the global generators
-        source, target = self.prepare(batch, generator)
-        terms = self.losses(source, target, generator)
+        terms = self.losses(*self.prepare(batch, generator), generator)
         values = torch.stack(list(terms.values()))
         means = mean_over_processes(values)  # those of the whole batch
         self.terms = dict(zip(terms, means.unbind(), strict=True))
+        self.logged |= {f"loss/{name}": term for name, term in self.terms.items()} | {"loss/total": means.sum()}
         self.clips = [name for clips in batch.values() for name in clips.names]  # type: ignore[attr-defined]
-        self.log_dict({f"loss/{name}": term for name, term in self.terms.items()}, batch_size=len(source.names))
-        self.log("loss/total", means.sum(), batch_size=len(source.names))
         return values.sum()
+
+    def log(self, name: str, value: Tensor) -> None:
+        """Keep a number of this step for the log."""
+        self.logged[name] = value.detach()
 
     def show(self, name: str, clip: VideoClip, outline: Tensor | None = None, weight: Tensor | None = None) -> None:
         """Keep what enters the network, if somebody watches; costs nothing otherwise."""
@@ -159,9 +172,10 @@ class AdaptationMethod(LightningModule):
         """What a forward pass changes beside gradients: a step that does not count puts these back."""
         return [*self.network.buffers()]
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Move the weight average after every optimiser step."""
-        self.average.update(self.network, self.global_step - 1)  # global_step counts the step that has just ended
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return next(self.parameters()).device
 
     def step_generator(self) -> torch.Generator:
         """Random draws of the current step, on the device. Every call starts anew: make one a step and hand it on."""
@@ -169,7 +183,7 @@ class AdaptationMethod(LightningModule):
 
     def step_seed(self, stream: Stream) -> int:
         """Seed of a stream: a function of (seed, process, step) alone, so a resumed run repeats its draws."""
-        mixed = (self.seed * 1_000_003 + self.global_step) * 1_009 + self.global_rank
+        mixed = (self.seed * 1_000_003 + self.step) * 1_009 + self.rank
         return (mixed * 4 + get_args(Stream).index(stream)) % 2**63
 
     def prepare(self, batch: DomainBatch, generator: torch.Generator) -> tuple[VideoClip, VideoClip | None]:
@@ -185,12 +199,10 @@ class AdaptationMethod(LightningModule):
         if preparation.fourier_beta > 0 and target is not None:
             reference = target.frames[:, :1].float() / 255
             source = replace(source, frames=swap_amplitude(source.frames, reference, preparation.fourier_beta))
-        source = self._geometry(source, preparation.rescale)
+        source = self._crop(self._rescale(source))
         if target is not None:
-            target = self._geometry(target.to_float())
-        if preparation.augment_source:
-            source = self.augment(source, generator)
-        return source, target
+            target = self._crop(target.to_float())
+        return (self.augment(source, generator) if preparation.augment_source else source), target
 
     def augment(self, clip: VideoClip, generator: torch.Generator) -> VideoClip:
         """Strongly augmented frames, one draw for all frames of a clip."""
@@ -200,37 +212,45 @@ class AdaptationMethod(LightningModule):
         chosen = torch.rand(len(clip.frames), generator=generator, device=clip.frames.device) < self.preparation.flip
         return flip_clip(clip, chosen)
 
-    def _geometry(self, clip: VideoClip, rescale: tuple[float, float] = (1.0, 1.0)) -> VideoClip:
-        # What sets the shape of tensors must be known to the host: drawn there, from the same (seed, step).
-        if rescale != (1.0, 1.0):
-            scale, y, x = self._host_draws("scale", 3)
-            factor, grid = rescale[0] + (rescale[1] - rescale[0]) * scale, 8
-            height, width = (max(grid, round(side * factor / grid) * grid) for side in clip.size)
-            old, clip = clip.size, rescale_clip(clip, (height, width))
-            clip = _window(clip, (min(old[0], height), min(old[1], width)), y, x)
-        if self.preparation.crop is not None:  # source and target: roads lie below, and patches keep their place
-            width, height = self.preparation.crop
-            if clip.size[0] < height or clip.size[1] < width:
-                raise SettingError(
-                    f"method.preparation.crop is {width}x{height} px, but clips have {clip.size[1]}x{clip.size[0]} px "
-                    "(source clips may shrink by method.preparation.rescale). Make the crop smaller."
-                )
-            clip = self.draw_window(clip, (height, width))
-        return clip
+    def _rescale(self, clip: VideoClip) -> VideoClip:
+        least, most = self.preparation.rescale
+        if (least, most) == (1.0, 1.0):
+            return clip
+        scale, y, x = self._host_draws("scale", 3)
+        factor, grid = least + (most - least) * scale, 8
+        height, width = (max(grid, round(side * factor / grid) * grid) for side in clip.size)
+        size = (min(clip.size[0], height), min(clip.size[1], width))
+        return _window(rescale_clip(clip, (height, width)), size, y, x)
+
+    def _crop(self, clip: VideoClip) -> VideoClip:
+        """The same window of source and target: roads lie below, and patches keep their place."""
+        if self.preparation.crop is None:
+            return clip
+        width, height = self.preparation.crop
+        if clip.size[0] < height or clip.size[1] < width:
+            raise SettingError(
+                f"method.preparation.crop is {width}x{height} px, but clips have {clip.size[1]}x{clip.size[0]} px "
+                "(source clips may shrink by method.preparation.rescale). Make the crop smaller."
+            )
+        return self.draw_window(clip, (height, width))
 
     def draw_window(self, clip: VideoClip, size: tuple[int, int]) -> VideoClip:
         """A random window of ``size (height, width)``, at one relative place for all clips of a step."""
         return _window(clip, size, *self._host_draws("window", 2))
 
     def _host_draws(self, stream: Stream, count: int) -> list[float]:
+        """Numbers in 0..1 that set shapes of tensors, which the host must know; from the same (seed, step)."""
         return torch.rand(count, generator=torch.Generator().manual_seed(self.step_seed(stream))).tolist()
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Parameter groups by role under one polynomial schedule."""
+    def make_optimizer(self) -> tuple[torch.optim.Optimizer, LambdaLR]:
+        """Parameter groups by role, and their polynomial schedule over :attr:`steps`; the networks are on their device.
+
+        The optimiser is fused: one kernel for all parameters, which can also leave a step out by itself.
+        """
         setting = self.optimization
         groups = self.network.parameter_groups(setting.learning_rate, setting.head_factor, decayed=setting.decayed)
         optimizer: torch.optim.Optimizer
-        decay = setting.weight_decay  # fused: one kernel for all parameters, which can also leave a step out by itself
+        decay = setting.weight_decay
         if setting.optimizer == "sgd":
             optimizer = torch.optim.SGD(groups, momentum=setting.momentum, weight_decay=decay, fused=True)
             if setting.momentum:  # torch begins with the first gradient, and with chance bits if that step is left out
@@ -238,9 +258,7 @@ class AdaptationMethod(LightningModule):
                     optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         else:
             optimizer = torch.optim.AdamW(groups, weight_decay=decay, fused=True)
-        steps = self.trainer.max_steps
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: setting.factor(step, steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return optimizer, LambdaLR(optimizer, lambda step: setting.factor(step, self.steps))
 
     @property
     def evaluated(self) -> VideoSegmenter:

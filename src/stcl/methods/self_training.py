@@ -103,7 +103,7 @@ class SelfTraining(AdaptationMethod):
     def losses(self, source: VideoClip, target: VideoClip | None, generator: torch.Generator) -> dict[str, Tensor]:
         """``L_src`` alone during the warm-up, then the method."""
         self.show("source", source)
-        if target is None or self.global_step < self.warmup:
+        if target is None or self.step < self.warmup:
             return {"source": self.source_loss(self.network(source.pair()), source)}
         return self.adapt(source, target, generator)
 
@@ -138,7 +138,7 @@ class SelfTraining(AdaptationMethod):
     def label_target(self, target: VideoClip, view: Tensor) -> PseudoLabels:
         """Labels of t by warping the ``view`` of t-h along f[t->t-h] (section 3.2)."""
         pseudo = carry_labels(view, target, self.teacher, self.expected)
-        self.log("pseudo/confidence", pseudo.confidence.mean(), batch_size=len(pseudo.labels))
+        self.log("pseudo/confidence", pseudo.confidence.mean())
         return pseudo
 
     def weigh(self, pseudo: PseudoLabels) -> Tensor | None:
@@ -193,7 +193,7 @@ class SelfTraining(AdaptationMethod):
 
     def _teach(self, pair: FramePair) -> Tensor:
         """Scores of the teacher in charge."""
-        trained = self.global_step - self.warmup
+        trained = self.step - self.warmup
         if self.teacher.kind == "ema":
             return self.average(pair).logits
         if self.start is not None and (self.teacher.frozen_steps is None or trained < self.teacher.frozen_steps):

@@ -99,7 +99,7 @@ class STCL(SelfTraining):
         """The long-tail bank fills from the first step on."""
         window = source if target is None else self.window(source, target)
         self.bank.add(window)
-        if self.fusion.during_warmup and (target is None or self.global_step < self.warmup):
+        if self.fusion.during_warmup and (target is None or self.step < self.warmup):
             return self.fuse_source(source, window.restrict(PAIR), generator)
         return super().losses(source, target, generator)
 
@@ -205,7 +205,7 @@ class STCL(SelfTraining):
     def _feature_tap(self, mask: Tensor, out_fs: SegOutput) -> Tap | None:
         """Replaces ``g(F_t)`` by ``0.3 g(F_s) + 0.7 g(F_t)`` inside the patches; the last rows of the pass are F_t."""
         setting = self.feature_fusion
-        if setting.stage is None or self.global_step < setting.start * self.trainer.max_steps:
+        if setting.stage is None or self.step < setting.start * self.steps:
             return None
         source_features = out_fs.features[setting.stage]
 

@@ -6,61 +6,42 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from lightning.fabric.plugins import CheckpointIO
-from lightning.pytorch import Callback, LightningModule, Trainer
 
 from stcl.errors import CheckpointError, TrainingError
 from stcl.files.plain import load_yaml
 from stcl.files.writing import write_atomic
-from stcl.methods.patches import ResizableBuffers
 from stcl.models.weights.saved import UNREADABLE, load_saved
-from stcl.ops.processes import gather
 from stcl.training.run_folder import RunFolder
 from stcl.training.settings import Settings
 
-FREE_KEYS = frozenset({"prepared"}) | frozenset(
-    f"training.{key}"
-    for key in (
-        "workers",
-        "accelerator",
-        "devices",
-        "nodes",
-        "log_every",
-        "checkpoint_every",
-        "snapshot_every",
-        "skipped_steps",
-    )
-)
+_FREE = "workers accelerator devices nodes log_every checkpoint_every snapshot_every skipped_steps"
+FREE_KEYS = frozenset({"prepared", *(f"training.{key}" for key in _FREE.split())})
 """Keys that may change when a run goes on: they decide how it runs, not what it computes."""
 
 ABOUT = "stcl"
 """Where a checkpoint keeps what it says about itself."""
 
 
-class CheckpointFile(CheckpointIO):
-    """Lightning's checkpoints as plain data: one write, one rename; the file before becomes ``previous.ckpt``."""
+def write_checkpoint(state: dict[str, Any], path: Path) -> None:
+    """Write, wait for the disk, rename; what was there stays until the new file is whole, then as the reserve.
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write, wait for the disk, rename; what was there stays until the new file is whole."""
-        path, content = Path(path), io.BytesIO()
-        torch.save(checkpoint, content)
-        try:
-            write_atomic(path, content.getbuffer(), durable=True, keep_as=path.with_name("previous.ckpt"))
-        except OSError as error:
-            step = checkpoint["global_step"]
-            kept = f"The last good checkpoint stays: {path}." if path.exists() else "There is no earlier one."
-            raise TrainingError(
-                f"The checkpoint of step {step} could not be written to {path} ({error.strerror}). {kept} Mend that "
-                f"(is the disk full?) and go on with: stcl train --resume {path.parent.parent}."
-            ) from None
+    Args:
+        state: see :meth:`stcl.training.state.Training.state`.
+        path: in the folder ``checkpoints`` of a run.
 
-    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
-        """See :func:`read_checkpoint`; onto the CPU, from where Lightning moves everything to its place."""
-        return read_checkpoint(Path(path))
-
-    def remove_checkpoint(self, path: Any) -> None:
-        """Delete the file."""
-        Path(path).unlink(missing_ok=True)
+    Raises:
+        TrainingError: it cannot be written.
+    """
+    content = io.BytesIO()
+    torch.save(state, content)
+    try:
+        write_atomic(path, content.getbuffer(), durable=True, keep_as=path.with_name("previous.ckpt"))
+    except OSError as error:
+        kept = f"The last good checkpoint stays: {path}." if path.exists() else "There is no earlier one."
+        raise TrainingError(
+            f"The checkpoint of step {state['global_step']} could not be written to {path} ({error.strerror}). {kept} "
+            f"Mend that (is the disk full?) and go on with: stcl train --resume {path.parent.parent}."
+        ) from None
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -133,35 +114,3 @@ def changed_keys(before: dict[str, Any], after: dict[str, Any], prefix: str = ""
         elif one != two:
             keys.add(f"{prefix}{key}")
     return keys
-
-
-class CompleteState(Callback):
-    """Adds to a checkpoint what Lightning does not know: the run's settings, and the memories of all processes."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.config = settings.dump()
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Each process has its own patches; the file holds those of all."""
-        checkpoint[ABOUT] = {"config": self.config, "processes": trainer.world_size}
-        if trainer.world_size > 1:
-            state = checkpoint["state_dict"]
-            own = {name: state[name].cpu() for name in _memory_names(pl_module)}
-            checkpoint[ABOUT]["memories"] = gather(own)
-
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take this process's own memory back; of another number of processes, one of theirs."""
-        memories = checkpoint[ABOUT].get("memories")
-        if memories:
-            pl_module.load_state_dict(memories[trainer.global_rank % len(memories)], strict=False)
-
-
-def _memory_names(module: LightningModule) -> list[str]:
-    """State-dict names of what each process remembers for itself."""
-    return [
-        f"{prefix}.{name}"
-        for prefix, part in module.named_modules()
-        if isinstance(part, ResizableBuffers)
-        for name, buffer in part.named_buffers()
-        if buffer is not None
-    ]

@@ -2,51 +2,42 @@
 
 import hashlib
 import os
+from collections.abc import Generator
 from pathlib import Path
-from typing import Any
-
-from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import CombinedLoader
+from typing import Any, cast
 
 from stcl.data import ClipDataset, VideoDataset, class_pixels, get_dataset, make_eval_loader, make_loader
 from stcl.data.prepared import use_prepared
 from stcl.errors import SettingError
 from stcl.files.paths import from_home, real_path
 from stcl.flow import ESTIMATED, get_flow
+from stcl.methods import DomainBatch
 from stcl.training.settings import DomainSettings, FlowSettings, Settings
 from stcl.types import ClipSpec, FlowProvider, FrameRef
 
 
 def make_flow(settings: FlowSettings, dataset: VideoDataset) -> FlowProvider:
     """The flow provider of a data set; each root and split has its own cache folder, as frames may share names."""
-    of_each: dict[str, dict[str, Any]] = {
-        "dis": {"preset": settings.quality},
-        "raft": {"model": settings.model},
-        "files": {"folder": _flow_folder(settings, dataset), "uncropped": _uncropped(dataset)},
-    }
-    options = of_each.get(settings.name, {})
-    if settings.cache is None or settings.name not in ESTIMATED:
-        return get_flow(settings.name, **options)
-    place = hashlib.blake2b(os.fsencode(real_path(dataset.root)), digest_size=4).hexdigest()
-    folder = from_home(settings.cache) / f"{dataset.name}-{place}" / dataset.split
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingError(f"flow.cache: cannot make folder {folder} ({error.strerror}). Choose another.") from None
-    return get_flow(settings.name, cache=folder, **options)
-
-
-def _flow_folder(settings: FlowSettings, dataset: VideoDataset) -> Path | None:
-    """Where the flow files of a data set lie: in a folder of its name, if there is one."""
-    if settings.folder is None:
-        return None
-    own = from_home(settings.folder) / dataset.name
-    return own if own.is_dir() else own.parent
-
-
-def _uncropped(dataset: VideoDataset) -> tuple[int, int] | None:
-    """The published size of frames that the data set crops; None where it takes them whole."""
-    return None if type(dataset).crop is VideoDataset.crop else dataset.native_size
+    options: dict[str, Any] = {}
+    if settings.name == "dis":
+        options["preset"] = settings.quality
+    elif settings.name == "raft":
+        options["model"] = settings.model
+    elif settings.name == "files":
+        options["folder"] = None if settings.folder is None else from_home(settings.folder)
+        if settings.folder is not None and (options["folder"] / dataset.name).is_dir():
+            options["folder"] /= dataset.name
+        whole = type(dataset).crop is VideoDataset.crop
+        options["uncropped"] = None if whole else dataset.native_size  # the published size of frames that are cropped
+    if settings.cache is not None and settings.name in ESTIMATED:
+        root = hashlib.blake2b(os.fsencode(real_path(dataset.root)), digest_size=4).hexdigest()
+        folder = from_home(settings.cache) / f"{dataset.name}-{root}" / dataset.split
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingError(f"flow.cache: cannot make folder {folder} ({error.strerror}). Choose another.") from None
+        options["cache"] = folder
+    return get_flow(settings.name, **options)
 
 
 def open_dataset(domain: DomainSettings, split: str | None = None, root: str | None = None) -> VideoDataset:
@@ -76,7 +67,7 @@ def evaluation_clips(
     )
 
 
-class DomainData(LightningDataModule):
+class DomainData:
     """Training batches ``{"source": VideoClip, "target": VideoClip}``, endless and resumable at any step.
 
     Args:
@@ -85,52 +76,49 @@ class DomainData(LightningDataModule):
         quiet: no progress bar while the source's classes are counted for rare-class sampling.
 
     Attributes:
-        prepared: domain -> one sentence about its prepared data: used, or why not. Those of which there are none are
-            not in it.
+        clips: of each domain that the method wants.
+        prepared: domain -> one sentence about its prepared data, where there are any: used, or why not.
     """
 
     def __init__(
         self, settings: Settings, source_spec: ClipSpec, target_spec: ClipSpec | None, quiet: bool = True
     ) -> None:
-        super().__init__()
         self.settings = settings
         self.source = training_clips(settings, settings.source, source_spec)
         self.target = None
         if target_spec is not None:
             self.target = training_clips(settings, settings.target, target_spec.without_labels())
+        self.clips = {"source": self.source} | ({} if self.target is None else {"target": self.target})
         self.prepared: dict[str, str] = {}
-        for name, clips in (("source", self.source), ("target", self.target)):
-            if clips is not None and settings.prepared is not None:
-                note = use_prepared(clips, from_home(settings.prepared))
-                self.prepared |= {name: note} if note else {}
+        if settings.prepared is not None:
+            notes = {name: use_prepared(clips, from_home(settings.prepared)) for name, clips in self.clips.items()}
+            self.prepared = {name: note for name, note in notes.items() if note}
         if source_spec.labels:
             self.source.refuse_unlabelled()
         temperature = settings.training.rare_class_sampling
         self.rare = None if temperature is None else (class_pixels(self.source, quiet), temperature)
 
-    def train_dataloader(self) -> CombinedLoader:
-        """This process's share of one batch of each domain per step, from the trainer's current step on."""
-        training, placed = self.settings.training, dict[str, Any]()
-        if self.trainer is not None:
-            placed = {
-                "start_step": self.trainer.global_step,
-                "rank": self.trainer.global_rank,
-                "world": self.trainer.world_size,
-                "pin_memory": self.trainer.strategy.root_device.type == "cuda",
-            }
+    def batches(
+        self, step: int = 0, rank: int = 0, world: int = 1, pin_memory: bool = False
+    ) -> Generator[DomainBatch, None, None]:
+        """Process ``rank`` of ``world``'s share of one batch of each domain per step, from ``step`` on, on the host."""
+        training = self.settings.training
         loaders = {
             name: make_loader(
                 clips,
                 batch_size=training.batch_size,
-                seed=self.settings.seed * 2 + position,
+                seed=self.settings.seed * 2 + (name == "target"),
+                start_step=step,
                 workers=training.workers,
+                pin_memory=pin_memory,
+                rank=rank,
+                world=world,
                 rare=self.rare if name == "source" else None,
-                **placed,
             )
-            for position, (name, clips) in enumerate((("source", self.source), ("target", self.target)))
-            if clips is not None
+            for name, clips in self.clips.items()
         }
-        return CombinedLoader(loaders, "min_size")
+        for batch in zip(*loaders.values(), strict=False):
+            yield cast(DomainBatch, dict(zip(loaders, batch, strict=True)))
 
     def calibration_loader(self, domain: str) -> Any:
         """Unlabelled frames of ``source`` or ``target``, in order, for batch-norm statistics."""

@@ -1,7 +1,6 @@
 """Evaluation: a trained network on labelled target frames, one confusion matrix, one ``results.json``."""
 
 import json
-import math
 import time
 from contextlib import nullcontext
 from dataclasses import replace
@@ -13,11 +12,13 @@ import numpy as np
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import Tensor
 
 from stcl.data import ClipDataset, make_eval_loader
 from stcl.data.io import write_image, write_label
 from stcl.errors import DataError, SettingError
 from stcl.files.folders import OwnFiles, hold_lock, refuse_others
+from stcl.files.plain import json_number
 from stcl.files.writing import write_atomic
 from stcl.models import VideoSegmenter
 from stcl.models.statistics import FixedBatchNorm, norm_layers
@@ -26,12 +27,12 @@ from stcl.ops.metrics import ConfusionMatrix, iou_from_confusion, leave_out, mea
 from stcl.ops.processes import gather, rank, sum_over_processes, world_size
 from stcl.protocols import protocol_of
 from stcl.terminal import counted
+from stcl.training.devices import is_first_process, launched_devices, quiet_lightning
 from stcl.training.domains import evaluation_clips
 from stcl.training.networks import load_trained
 from stcl.training.provenance import describe_code, describe_environment
 from stcl.training.run_folder import RunFolder
 from stcl.training.settings import Settings
-from stcl.training.trainer import is_first_process, launched_devices, quiet_lightning
 from stcl.types import VideoClip
 
 RESULTS = "results.json"
@@ -65,28 +66,29 @@ def evaluate(
     Returns:
         The contents of ``results.json``; scores in percent.
     """
-    folder = RunFolder(run)
+    folder, out = RunFolder(run), out or run
     settings = folder.settings()
-    out = out or run
     network = load_trained(settings, folder.weights)
     clips = evaluation_clips(settings, split, None if root is None else str(root))
-    kept = kept_clips(clips, settings.evaluation.samples if samples is None else samples)
+    samples = min(settings.evaluation.samples if samples is None else samples, len(clips))
+    kept = {*np.linspace(0, len(clips) - 1, samples).round().astype(int).tolist()}  # indices of clips, evenly spread
     busy = f"Another process is measuring into {out} right now. Wait for it, or choose another folder with --out."
     with hold_lock(out / ".evaluate.lock", busy) if is_first_process() else nullcontext():
         names = [f"{part}/{clips.refs(item)[0].name}.png" for part in PARTS for item in sorted(kept)]
         if is_first_process():
-            _samples(out, names)
+            _check_samples(out, names)
         launch(settings, devices)
         started = time.monotonic()
         if rank() == 0:
             _begin(out, names)
-        matrix = measure(network.to(device_of(settings)), clips, settings, out / SAMPLES, kept, quiet)
-        if not matrix.counts.any():
+        counts = confusion_of(network.to(device_of(settings)), clips, settings, out / SAMPLES, kept, quiet).cpu()
+        if not counts.any():
             raise DataError(
                 f"{clips.dataset}: no labelled pixel in {len(clips)} frames has a class of '{settings.space.name}'."
             )
-        seconds = time.monotonic() - started
-        results = describe(settings, run, network, clips, matrix.counts.cpu().numpy(), split, seconds)
+        seconds = {"train": folder.seconds(), "evaluate": round(time.monotonic() - started, 1)}
+        split = split or settings.evaluation.split
+        results = describe_result(settings, network, split, len(clips), counts, seconds)
         if rank() == 0:
             write_atomic(out / RESULTS, json.dumps(results, indent=1).encode())
         gather(None)  # whoever returns may read the file
@@ -112,7 +114,7 @@ def launch(settings: Settings, devices: int) -> None:
         ) from error
 
 
-def _samples(out: Path, names: list[str]) -> tuple[OwnFiles, bool]:
+def _check_samples(out: Path, names: list[str]) -> tuple[OwnFiles, bool]:
     """The pictures of an evaluation, and whether an earlier result vouches for them; others' files are refused."""
     samples, result = OwnFiles(out / SAMPLES, LIST, VERB), OwnFiles(out, RESULTS, VERB).read()
     if result is None and samples.read() is None:
@@ -123,23 +125,19 @@ def _samples(out: Path, names: list[str]) -> tuple[OwnFiles, bool]:
 
 def _begin(out: Path, names: list[str]) -> None:
     """Remove an earlier result: pictures of two evaluations never mix, and an interrupted one leaves no result."""
-    samples, earlier = _samples(out, names)
+    samples, earlier = _check_samples(out, names)
     samples.begin(names, earlier)
     (out / RESULTS).unlink(missing_ok=True)
 
 
-def kept_clips(clips: ClipDataset, samples: int) -> set[int]:
-    """Indices of the clips that are kept as pictures, evenly spread."""
-    return {*np.linspace(0, len(clips) - 1, min(samples, len(clips))).round().astype(int).tolist()}
-
-
 @torch.no_grad()
-def measure(
+def confusion_of(
     network: VideoSegmenter, clips: ClipDataset, settings: Settings, folder: Path, kept: set[int], quiet: bool
-) -> ConfusionMatrix:
-    """One confusion matrix over all clips; those ``kept`` go to ``folder`` as frame, truth and prediction.
+) -> Tensor:
+    """The confusion matrix of all clips, ``(C, C)`` int64, row the truth; the same in every process.
 
-    Every process takes its share of the clips, process 0 among them those that are kept, and has the whole matrix.
+    Those ``kept`` go to ``folder`` as PNGs of one name in ``frame/``, ``truth/`` and ``prediction/``. Every process
+    takes its share of the clips, process 0 among them those that are kept.
     """
     device = next(network.parameters()).device
     share = [i for i in range(len(clips)) if rank() == (0 if i in kept else i % world_size())]
@@ -150,32 +148,26 @@ def measure(
     positions, problem = iter(share), ""
     try:
         for clip in counted(loader, "evaluating", len(loader), quiet or rank() > 0):
-            prediction = predict(network, clip.to(device))
-            matrix.update(prediction, leave_out(prediction, clip.label(0).to(device), ignored))
+            ids = predicted_ids(network, clip.to(device))
+            matrix.update(ids, leave_out(ids, clip.label(0).to(device), ignored))
             for row, name in enumerate(clip.names):
                 if next(positions) in kept:
-                    write_sample(folder, name, clip, row, prediction[row].cpu().numpy())
+                    frame, truth, prediction = (folder / part / f"{name}.png" for part in PARTS)
+                    write_image(frame, clip.frame(0)[row].permute(1, 2, 0).numpy())
+                    write_label(truth, clip.label(0)[row].numpy().astype(np.uint8))
+                    write_label(prediction, ids[row].cpu().numpy().astype(np.uint8))
     except DataError as error:
         problem = str(error)
     for message in filter(None, gather(problem)):  # all end together, or one would wait for the others for ever
         raise DataError(message)
-    matrix.counts = sum_over_processes(matrix.counts)
-    return matrix
+    return sum_over_processes(matrix.counts)
 
 
-def predict(network: VideoSegmenter, clip: VideoClip) -> torch.Tensor:
+def predicted_ids(network: VideoSegmenter, clip: VideoClip) -> Tensor:
     """Train ids ``(B, H, W)`` of the clip's frames t, at the labels' size where there are labels."""
     size = clip.label(0).shape[-2:] if clip.labels is not None else clip.size
     scores = upsample(network(clip.to_float().pair()).logits.float(), (size[0], size[1]))
     return scores.max(1).indices  # as argmax(1), and several times as fast on a CPU
-
-
-def write_sample(folder: Path, name: str, clip: VideoClip, row: int, prediction: np.ndarray) -> None:
-    """One frame as ``frame/``, ``truth/`` and ``prediction/`` PNGs of the same name."""
-    frame, truth, predicted = (folder / part / f"{name}.png" for part in PARTS)
-    write_image(frame, clip.frame(0)[row].permute(1, 2, 0).cpu().numpy())
-    write_label(truth, clip.label(0)[row].cpu().numpy().astype(np.uint8))
-    write_label(predicted, prediction.astype(np.uint8))
 
 
 def statistics_of(network: VideoSegmenter, settings: Settings) -> str:
@@ -186,20 +178,13 @@ def statistics_of(network: VideoSegmenter, settings: Settings) -> str:
     return "those of the starting weights" if fixed else "each frame's own"
 
 
-def describe(
-    settings: Settings,
-    run: Path,
-    network: VideoSegmenter,
-    clips: ClipDataset,
-    counts: np.ndarray,
-    split: str | None,
-    seconds: float,
+def describe_result(
+    settings: Settings, network: VideoSegmenter, split: str, frames: int, counts: Tensor, seconds: dict[str, Any]
 ) -> dict[str, Any]:
     """Everything ``results.json`` holds."""
-    table = torch.from_numpy(counts)
-    iou, miou = iou_from_confusion(table), mean_iou(table, settings.space.reported)
     source, target, protocol = settings.source, settings.target, protocol_of(settings.space)
-    means = {title: mean_iou(table, protocol.ids(classes)) for title, classes in protocol.means.items()}
+    means = {title: mean_iou(counts, protocol.ids(classes)) for title, classes in protocol.means.items()}
+    scores = iou_from_confusion(counts).tolist()
     return {
         "schema": SCHEMA,
         "name": settings.name,
@@ -210,12 +195,12 @@ def describe(
         "data": {
             "source": f"{source.name}/{source.split}",
             "target": f"{target.name}/{target.split}",
-            "split": split or settings.evaluation.split,
-            "frames": len(clips),
+            "split": split,
+            "frames": frames,
         },
-        "miou": _percent(miou),
-        "means": {title: _percent(mean) for title, mean in means.items()},
-        "iou": dict(zip(settings.space.names, map(_percent, iou.tolist()), strict=True)),
+        "miou": json_number(100 * mean_iou(counts, settings.space.reported)),
+        "means": {title: json_number(100 * mean) for title, mean in means.items()},
+        "iou": {name: json_number(100 * iou) for name, iou in zip(settings.space.names, scores, strict=True)},
         "confusion": counts.tolist(),
         "selection": protocol.selection,
         "statistics": statistics_of(network, settings),
@@ -224,10 +209,6 @@ def describe(
         "config": settings.as_dict(),
         "code": describe_code(),
         "environment": describe_environment(device_of(settings)),
-        "seconds": {"train": RunFolder(run).seconds(), "evaluate": round(seconds, 1)},
+        "seconds": seconds,
         "date": date.today().isoformat(),
     }
-
-
-def _percent(share: float) -> float | None:
-    return None if math.isnan(share) else round(100 * share, 3)

@@ -2,17 +2,18 @@
 
 import csv
 import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.fabric.loggers.logger import Logger
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from rich.progress import ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from stcl.files.writing import write_atomic
-from stcl.training.steps import StepBoundary
+from stcl.terminal import progress_bar
 
 
 class MetricsFile(Logger):
@@ -25,20 +26,11 @@ class MetricsFile(Logger):
         start_step: rows of this step and later ones come from steps that will be done again, and are dropped.
     """
 
+    name, version = "metrics", ""
+
     def __init__(self, path: Path, start_step: int = 0) -> None:
-        super().__init__()
         self.path, self.start_step = path, start_step
         self._columns: list[str] = []
-
-    @property
-    def name(self) -> str:
-        """Name of the logger."""
-        return "metrics"
-
-    @property
-    def version(self) -> str:
-        """There is one version."""
-        return ""
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """They lie in ``config.yaml``."""
@@ -46,8 +38,10 @@ class MetricsFile(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Add a row; where a method starts to log more, the file is written anew with the further columns."""
-        if not self._columns:
-            self._begin()
+        if not self._columns:  # the first row: keep those of the steps before
+            rows = self._rows() if self.start_step and self.path.is_file() else []
+            self._columns = list(rows[0]) if rows else ["step"]
+            self._write([row for row in rows if int(row["step"]) < self.start_step])
         row = {"step": str(step), **{key: f"{value:.6g}" for key, value in metrics.items() if key != "epoch"}}
         further = sorted(row.keys() - set(self._columns))
         if further:
@@ -56,17 +50,7 @@ class MetricsFile(Logger):
             self._write([*rows, row])
         else:
             with self.path.open("a", encoding="utf-8", newline="") as file:  # a reader leaves out half a row
-                file.write(self._text([row], header=False))
-
-    def _begin(self) -> None:
-        """Keep the rows of the steps before ``start_step``."""
-        self._columns = ["step"]
-        if self.start_step and self.path.is_file():
-            rows = self._rows()
-            self._columns = list(rows[0]) if rows else self._columns
-            self._write([row for row in rows if int(row["step"]) < self.start_step])
-        else:
-            self._write([])
+                csv.DictWriter(file, self._columns, restval="", lineterminator="\n").writerow(row)
 
     def _rows(self) -> list[dict[str, str]]:
         """The whole rows of the file; a kill may have left half of one."""
@@ -74,27 +58,22 @@ class MetricsFile(Logger):
             return [row for row in csv.DictReader(file) if None not in row.values() and row["step"].isdecimal()]
 
     def _write(self, rows: list[dict[str, str]]) -> None:
-        write_atomic(self.path, self._text(rows, header=True).encode())
-
-    def _text(self, rows: list[dict[str, str]], header: bool) -> str:
         text = io.StringIO()
         writer = csv.DictWriter(text, self._columns, restval="", lineterminator="\n")
-        if header:
-            writer.writeheader()
+        writer.writeheader()
         writer.writerows(rows)
-        return text.getvalue()
+        write_atomic(self.path, text.getvalue().encode())
 
 
-class StepProgress(RichProgressBar):
-    """Lightning's bar with the loss as the host has it: reading it from the device would stop that at every step."""
+class _Speed(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        """Steps of a second."""
+        return Text(f"{task.speed or 0:.2f}/s")
 
-    def __init__(self, boundary: StepBoundary) -> None:
-        super().__init__(theme=RichProgressBarTheme(metrics_format=".3f"), console_kwargs={"stderr": True})
-        self.boundary = boundary
 
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """What stands at the end of the bar."""
-        return {"loss": self.boundary.loss}
-
-    def _get_train_description(self, current_epoch: int) -> str:
-        return "training"  # there are no epochs
+@contextmanager
+def step_bar(step: int, steps: int, quiet: bool) -> Iterator[Callable[[float], None]]:
+    """A bar that counts steps from ``step`` on; yields what is called after each with the latest loss."""
+    with progress_bar(quiet, TimeElapsedColumn(), _Speed(), TextColumn("loss {task.fields[loss]:.3f}")) as bar:
+        task = bar.add_task("training", total=steps, completed=step, loss=float("nan"))
+        yield lambda loss: bar.update(task, advance=1, loss=loss)

@@ -65,7 +65,7 @@ def prepare_networks(method: AdaptationMethod, training: TrainingSettings) -> No
     """How a method's networks run in training: what is kept for the backward pass, memory format, compilation."""
     method.network.backbone.gradient_checkpointing = training.gradient_checkpointing
     if training.channels_last:
-        method.to(memory_format=torch.channels_last)
+        method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if training.compile:
         from stcl.models.compilation import compile_network  # brings torch's compiler in, which takes seconds
 

@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,18 +24,29 @@ PACKAGES = ("torch", "lightning", "numpy", "opencv-python-headless", "kornia", "
 
 def describe_run(clips: dict[str, ClipDataset]) -> dict[str, Any]:
     """Everything that ``run.json`` holds."""
+    packages = dict.fromkeys(PACKAGES, "not installed")
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            packages[name] = version(name)
+    place = {"platform": platform.platform(), "host": platform.node(), "packages": packages}
     return {
         "command": [Path(sys.argv[0]).name, *map(shown_word, sys.argv[1:])],
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "code": describe_code(),
-        "environment": {**describe_environment("cuda" if torch.cuda.is_available() else "cpu"), **_packages()},
+        "environment": {**describe_environment("cuda" if torch.cuda.is_available() else "cpu"), **place},
         "data": {name: describe_clips(dataset) for name, dataset in clips.items()},
     }
 
 
 def describe_code() -> dict[str, str]:
-    """Version and revision of this package."""
-    return {"version": __version__, "revision": code_revision()}
+    """Version of this package and its git revision, with ``+`` where it was changed since, or ``release``."""
+    command, revision = ["git", "describe", "--always", "--dirty=+"], "release"
+    with suppress(OSError, subprocess.SubprocessError):  # no checkout
+        answer = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10
+        )
+        revision = answer.stdout.strip()
+    return {"version": __version__, "revision": revision}
 
 
 def describe_environment(device: str) -> dict[str, Any]:
@@ -76,24 +88,3 @@ def describe_clips(clips: ClipDataset) -> dict[str, Any]:
         "digest": digest.hexdigest(),
         "chosen": hashlib.blake2b(os.fsencode(chosen), digest_size=16).hexdigest(),
     }
-
-
-def code_revision() -> str:
-    """Git revision of the code, with ``+`` where it was changed since; ``release`` outside a checkout."""
-    command = ["git", "describe", "--always", "--dirty=+"]
-    folder = Path(__file__).parent
-    try:
-        revision = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return "release"
-    return revision.stdout.strip()
-
-
-def _packages() -> dict[str, Any]:
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return {"platform": platform.platform(), "host": platform.node(), "packages": found}

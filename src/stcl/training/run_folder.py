@@ -28,23 +28,13 @@ class RunFolder:
     evaluated weights), which is written last: a folder without it is unfinished.
     """
 
-    written = (
-        "run.json",
-        "status.json",
-        "metrics.csv",
-        "events",
-        "checkpoints",
-        "snapshots",
-        "model.safetensors",
-    )
-    """What a run writes beside ``config.yaml``, which comes first."""
-
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / "config.yaml"
         self.record = path / "run.json"
         self.status = path / "status.json"
         self.metrics = path / "metrics.csv"
+        self.events = path / "events"
         self.checkpoint = path / "checkpoints" / "last.ckpt"
         self.previous = path / "checkpoints" / "previous.ckpt"
         self.snapshots = path / "snapshots"
@@ -65,13 +55,14 @@ class RunFolder:
 
     def list_snapshots(self) -> dict[int, Path]:
         """Snapshots by step, the earliest first."""
-        found = ((re.fullmatch(r"step-(\d+)\.safetensors", path.name), path) for path in self.snapshots.glob("step-*"))
-        return dict(sorted((int(name[1]), path) for name, path in found if name))
+        names = ((re.fullmatch(r"step-(\d+)\.safetensors", path.name), path) for path in self.snapshots.glob("step-*"))
+        return dict(sorted((int(name[1]), path) for name, path in names if name))
 
     def refuse_taken(self) -> None:
         """Two runs never share a folder, and files of other people stay as they are."""
         if not self.config.exists():
-            refuse_others(self.path, self.written, (), "stcl train")
+            own = (self.record, self.status, self.metrics, self.events, self.checkpoint.parent, self.snapshots)
+            refuse_others(self.path, [path.name for path in (*own, self.weights)], (), "stcl train")
             return
         self._refuse_empty()
         if self.weights.is_file():
@@ -91,30 +82,30 @@ class RunFolder:
     def claim(self, settings: Settings, record: dict[str, Any]) -> None:
         """Begin a new run in the folder, whose lock is held: afterwards it can go on, or nothing of it is there."""
         self.refuse_taken()
-        try:
+        with self._writable():
             write_atomic(self.config, settings.dump().encode(), durable=True)
             try:
                 write_atomic(self.record, json.dumps(record, indent=1).encode(), durable=True)
             except BaseException:
                 self.config.unlink()  # written just now
                 raise
-        except OSError as error:
-            raise self._unwritable(error) from None
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Held while a process trains into the folder, which is made; ends with the process, however that ends."""
         busy = f"Another process is training into {self.path} right now. Wait for it, or stop it first."
         with ExitStack() as stack:
-            try:
+            with self._writable():
                 stack.enter_context(hold_lock(self.path / ".lock", busy))
-            except OSError as error:
-                raise self._unwritable(error) from None
             yield
 
-    def _unwritable(self, error: OSError) -> SettingError:
-        why = "a file is there" if isinstance(error, FileExistsError) else error.strerror
-        return SettingError(f"Cannot write run folder {self.path} ({why}). Choose another with --out.")
+    @contextmanager
+    def _writable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            why = "a file is there" if isinstance(error, FileExistsError) else error.strerror
+            raise SettingError(f"Cannot write run folder {self.path} ({why}). Choose another with --out.") from None
 
     def write_status(self, state: State, step: int, steps: int, seconds: float, **more: Any) -> None:
         """Say how far the run is; ``seconds`` counts all of its parts."""
@@ -138,10 +129,10 @@ class RunFolder:
         """``run.json``; empty where there is none."""
         return self._read_json(self.record)
 
-    def compare_data(self, before: dict[str, Any], found: dict[str, Any]) -> None:
-        """Refuse to go on with other data than the run began with; ``found`` is what they are now."""
+    def compare_data(self, before: dict[str, Any], present: dict[str, Any]) -> None:
+        """Refuse to go on with other data than the run began with; both as of ``run.json``."""
         for domain, known in before.items():
-            now = found.get(domain, {})
+            now = present.get(domain, {})
             differences = [
                 f"{key} {known[key]}, now {now.get(key)}"
                 for key in ("frames", "labelled", "clips")
@@ -150,19 +141,16 @@ class RunFolder:
             other_files = known["digest"] != now.get("digest")
             if other_files or known.get("chosen", now.get("chosen")) != now.get("chosen"):  # older records do not say
                 other = "files of other names or sizes" if other_files else "other frames are listed"
-                what = "; ".join(differences) or other
                 raise DataError(
-                    f"The {domain} data in {now.get('root')} are not those that run {self.path} began with ({what}). "
-                    "Put them back, or start a new run."
+                    f"The {domain} data in {now.get('root')} are not those that run {self.path} began with "
+                    f"({'; '.join(differences) or other}). Put them back, or start a new run."
                 )
 
     def seconds(self) -> float | None:
         """How long the training took so far; None where the folder does not say."""
         status = self.read_status()
-        if not status:
-            return None
         try:
-            return float(status["seconds"])
+            return float(status["seconds"]) if status else None
         except (ValueError, KeyError, TypeError):
             raise CheckpointError(
                 f"{self.status} is damaged: it does not say how long training took. Delete it."

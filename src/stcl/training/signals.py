@@ -1,10 +1,9 @@
-"""Being asked to stop: SIGTERM, SIGUSR1 (a scheduler's warning) and Ctrl+C end a run after the step under way."""
+"""Requests to stop: SIGTERM, SIGUSR1 (a scheduler's warning) and Ctrl+C end a run after the step under way."""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 REQUEUE_STATUS = 75
 """Exit status of a run that was asked to stop and saved itself: "temporary failure, try again" (sysexits.h)."""
@@ -30,22 +29,14 @@ class StopRequest:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
 
-    def install(self) -> None:
-        """Answer the signals; called once training has begun, since Lightning sets handlers of its own before."""
-        for number in self._numbers():
-            signal.signal(number, self.handle)
-
     @contextmanager
-    def restored(self) -> Iterator[None]:
-        """Put the handlers back that were there before."""
-        before: dict[signal.Signals, Any] = {number: signal.getsignal(number) for number in self._numbers()}
+    def listening(self) -> Iterator[None]:
+        """Answer the signals, and put the handlers back that were there before."""
+        names = ("SIGINT", "SIGTERM", "SIGUSR1")  # the last is unknown to Windows
+        numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+        before = {number: signal.signal(number, self.handle) for number in numbers}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-    @staticmethod
-    def _numbers() -> list[signal.Signals]:
-        names = ("SIGINT", "SIGTERM", "SIGUSR1")  # the last is unknown to Windows
-        return [getattr(signal, name) for name in names if hasattr(signal, name)]

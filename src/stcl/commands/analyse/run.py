@@ -25,7 +25,7 @@ from stcl.ops.colors import colourise
 from stcl.ops.metrics import iou_from_confusion, mean_iou
 from stcl.ops.quality import accuracy, coverage, domain_distance, precision, recall
 from stcl.terminal import progress_bar
-from stcl.training.evaluate import predict
+from stcl.training.evaluate import predicted_ids
 from stcl.training.networks import load_trained
 
 ANALYSIS, PAGE = "analysis.json", "analysis.html"
@@ -217,7 +217,7 @@ def draw_worst(
         single = clip.select(torch.tensor([row]))
         truth = single.label(0)[0].numpy()
         with torch.no_grad():
-            predicted = predict(network, single.to(device))[0].cpu().numpy()
+            predicted = predicted_ids(network, single.to(device))[0].cpu().numpy()
         wrong = np.where((truth != IGNORE) & (truth != predicted), np.uint8(230), np.uint8(25))
         wrong[truth == IGNORE] = 90
         pictures = (

@@ -180,9 +180,8 @@ class Runner:
         """Until the last run has ended; ``failed`` then says why by the run's name. A bar counts unless ``quiet``."""
         waiting, stop, told = deque(self.todo), StopRequest(), False
         columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        with stop.restored(), Progress("runs", *columns, console=self.console, disable=quiet) as bar:
+        with stop.listening(), Progress("runs", *columns, console=self.console, disable=quiet) as bar:
             task = bar.add_task("", total=len(waiting))
-            stop.install()
             try:
                 while self.running or (waiting and not stop.received):
                     while waiting and len(self.running) < self.jobs and not stop.received:

@@ -4,14 +4,14 @@ Nothing here sees a label of the target, whose loader has none. :mod:`stcl.comma
 """
 
 import json
+from contextlib import closing
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule, Trainer
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,16 +21,16 @@ from stcl.errors import SettingError
 from stcl.files.folders import OwnFiles
 from stcl.files.writing import write_atomic
 from stcl.labels import IGNORE
-from stcl.methods import AdaptationMethod, DomainBatch
+from stcl.methods import DomainBatch
 from stcl.methods.base import View
-from stcl.training.checkpoint import CompleteState, Resume, find_checkpoint
+from stcl.training.checkpoint import Resume, find_checkpoint, read_checkpoint
+from stcl.training.devices import explained_failures, make_fabric
 from stcl.training.domains import DomainData
+from stcl.training.loop import take_step
 from stcl.training.networks import build_method, prepare_networks
 from stcl.training.run_folder import RunFolder
 from stcl.training.settings import Settings
-from stcl.training.signals import StopRequest
-from stcl.training.steps import StepBoundary
-from stcl.training.trainer import fit, make_trainer
+from stcl.training.state import Training
 from stcl.types import VideoClip
 
 PATCHES = "patches"
@@ -71,16 +71,22 @@ def _inspect(subject: Settings | Path, out: Path, steps: int) -> Path:
     method = build_method(settings)
     data = DomainData(settings, method.source_spec, method.target_spec)
     prepare_networks(method, settings.training)
-    with TemporaryDirectory(prefix="stcl-inspect-") as scratch:  # Lightning's loggers want a folder
-        watch = Watch(settings, RunFolder(Path(scratch)), start.step, steps)
-        trainer = make_trainer(settings, watch.folder, watch, [CompleteState(settings)], start.step, quiet=True)
-        fit(trainer, method, data, start.path, settings)
-    record = _describe(settings, watch, start.step)
+    training = Training(make_fabric(settings.training), method, settings, start.step)
+    counts: dict[str, Tensor] = {}
+    with explained_failures(settings), closing(data.batches(start.step)) as batches:
+        training.start(read_checkpoint(start.path) if start.path else None)
+        for batch in islice(batches, steps):
+            method.views = {}
+            take_step(training, batch)
+            training.reports.read()
+            for name, count in count_pixels(method.views, len(settings.space)).items():
+                counts[name] = counts.get(name, 0) + count
+    record = _describe(settings, counts, training.reports.skipped, start.step, steps)
     record["warmup"] = {"configured": subject.method.get("warmup", 0), "used": settings.method.get("warmup", 0)}
-    record["logged"] = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    record["logged"] = {name: float(value) for name, value in method.logged.items()}
     record["views"], pictures = {}, dict[str, NDArray[np.uint8]]()
     for name, view in (method.views or {}).items():
-        record["views"][name], drawn = draw_view(name, view, watch.batch)
+        record["views"][name], drawn = draw_view(name, view, batch)
         pictures |= drawn
     record["files"] = [*pictures, PAGE]
     OwnFiles(out, RECORD, VERB).begin(record["files"])
@@ -88,37 +94,6 @@ def _inspect(subject: Settings | Path, out: Path, steps: int) -> Path:
         write_image(out / path, pixels)
     write_atomic(out / RECORD, json.dumps(record, indent=1).encode())
     return out
-
-
-class Watch(StepBoundary):
-    """The boundary between steps that nobody goes on with: saves nothing, counts what enters, ends after the last."""
-
-    def __init__(self, settings: Settings, folder: RunFolder, first: int, steps: int) -> None:
-        super().__init__(folder, settings.training, StopRequest(), first)
-        self.classes, self.last = len(settings.space), first + steps
-        self.counts: dict[str, Tensor] = {}
-        self.batch: DomainBatch
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A signal need not wait: there is nothing to save."""
-
-    def save(self, trainer: Trainer) -> None:
-        """Nothing."""
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Ask the step to show what it feeds to the network."""
-        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
-        assert isinstance(pl_module, AdaptationMethod)
-        pl_module.views, self.batch = {}, batch
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Count; was that the last step?"""
-        assert isinstance(pl_module, AdaptationMethod) and pl_module.views is not None
-        for name, pixels in count_pixels(pl_module.views, self.classes).items():
-            self.counts[name] = self.counts[name] + pixels if name in self.counts else pixels
-        trainer.should_stop = trainer.global_step >= self.last
 
 
 def count_pixels(views: dict[str, View], classes: int) -> dict[str, Tensor]:
@@ -190,9 +165,11 @@ def _watched(settings: Settings, first: int, steps: int) -> Settings:
     return replace(settings, method=method, training=training)
 
 
-def _describe(settings: Settings, watch: Watch, first: int) -> dict[str, Any]:
+def _describe(
+    settings: Settings, counts: dict[str, Tensor], left_out: list[int], first: int, steps: int
+) -> dict[str, Any]:
     """What ``inspect.json`` says of all steps together; shares of classes and ignored pixels are in percent."""
-    totals = {name: (pixels[:-1], int(pixels.sum())) for name, pixels in watch.counts.items()}
+    totals = {name: (pixels[:-1], int(pixels.sum())) for name, pixels in counts.items()}
     return {
         "schema": SCHEMA,
         "title": settings.title,
@@ -201,8 +178,8 @@ def _describe(settings: Settings, watch: Watch, first: int) -> dict[str, Any]:
         "target": f"{settings.target.name}/{settings.target.split}",
         "seed": settings.seed,
         "first_step": first,
-        "steps": watch.last - first,
-        "left_out": watch.skipped,
+        "steps": steps,
+        "left_out": left_out,
         "classes": list(settings.space.names),
         "shares": {n: (100 * c.double() / c.sum()).tolist() if c.any() else None for n, (c, _) in totals.items()},
         "ignored": {n: 100 * (1 - int(c.sum()) / pixels) for n, (c, pixels) in totals.items() if n != PATCHES},

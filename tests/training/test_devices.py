@@ -2,8 +2,8 @@
 
 import pytest
 
+from stcl.training.devices import launched_devices
 from stcl.training.settings import TrainingSettings
-from stcl.training.trainer import launched_devices
 
 TORCHRUN = {"LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "8"}
 SRUN = {"SLURM_NTASKS": "6", "SLURM_JOB_NAME": "train", "SLURM_STEP_NUM_TASKS": "6", "SLURM_STEP_NUM_NODES": "2"}
