@@ -19,7 +19,7 @@ from stcl.files.writing import write_atomic
 from stcl.methods import AdaptationMethod
 from stcl.methods.base import Statistics
 from stcl.models import VideoSegmenter, recalibrate
-from stcl.models.sync_norm import synchronise_norms
+from stcl.models.norms import synchronise_norms
 from stcl.terminal import plain_console
 from stcl.training.checkpoint import FREE_KEYS, CompleteState, Resume, changed_keys, find_checkpoint
 from stcl.training.config import load_settings
