@@ -22,7 +22,7 @@ from stcl.methods.memory import ExpectedIou
 from stcl.methods.patches import PatchMemory
 from stcl.methods.settings import Alignment, Masking, SequenceFusion
 from stcl.models import build_segmenter
-from stcl.models.sync_norm import synchronise_norms
+from stcl.models.norms import synchronise_norms
 from stcl.ops.align import class_centroids, temporal_weights
 from stcl.ops.losses import cross_entropy
 from stcl.ops.metrics import ConfusionMatrix

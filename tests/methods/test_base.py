@@ -9,7 +9,7 @@ import stcl.methods.base as base
 from closeness import GRADIENT, NETWORK, assert_close
 from stcl.errors import SettingError
 from stcl.methods import Optimization, Preparation
-from stcl.models.joint import segment_together
+from stcl.models.segmenter import segment_together
 from stcl.ops.augment import StrongAugmentation
 from stcl.ops.fourier import swap_amplitude
 from stcl.types import ClipSpec, FramePair

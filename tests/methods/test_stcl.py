@@ -14,7 +14,7 @@ from stcl.labels import IGNORE
 from stcl.methods import STCL, Preparation
 from stcl.methods import settings as parts
 from stcl.methods.settings import FeatureFusion, Masking, Teacher
-from stcl.models.statistics import norm_layers
+from stcl.models.norms import norm_layers
 from stcl.ops.losses import segmentation_loss
 from stcl.ops.mixing import PAIR
 from stcl.ops.pseudo_labels import (

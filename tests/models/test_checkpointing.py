@@ -10,7 +10,7 @@ from torch import Tensor
 
 from closeness import assert_close
 from stcl.models import BACKBONES, Backbone, Tap, build_segmenter, hold_statistics
-from stcl.models.statistics import norm_layers
+from stcl.models.norms import norm_layers
 from stcl.types import FramePair
 
 

@@ -11,8 +11,8 @@ from closeness import NETWORK, SAMPLED, assert_close
 from stcl.errors import SettingError
 from stcl.models import EmaTeacher, VideoSegmenter, build_segmenter
 from stcl.models.fusion import ScoreFusion, align_previous
-from stcl.models.joint import segment_together
-from stcl.models.statistics import norm_layers
+from stcl.models.norms import norm_layers
+from stcl.models.segmenter import segment_together
 from stcl.types import FramePair
 
 

@@ -5,8 +5,7 @@ import torch
 from torch import nn
 
 from stcl.models import EmaTeacher, build_segmenter
-from stcl.models.statistics import norm_layers
-from stcl.models.sync_norm import SyncedBatchNorm, synchronise_norms
+from stcl.models.norms import SyncedBatchNorm, norm_layers, synchronise_norms
 
 KINDS = {"cpu": SyncedBatchNorm, "cuda": nn.SyncBatchNorm}
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from closeness import NETWORK, assert_close, relative_difference
 from stcl.errors import SettingError
 from stcl.models import EmaTeacher, VideoSegmenter, build_segmenter, inference_statistics, recalibrate
-from stcl.models.statistics import norm_layers
+from stcl.models.norms import norm_layers
 from stcl.types import FramePair
 
 KINDS = ("ema", "frozen", "self")

@@ -9,7 +9,7 @@ from closeness import NETWORK, assert_close
 from stcl.errors import SettingError
 from stcl.models import VideoSegmenter, build_segmenter
 from stcl.models.backbones.base import Backbone
-from stcl.models.head import Head
+from stcl.models.heads import Head
 from stcl.models.views import FrameViews, scaled
 from stcl.types import FramePair
 

@@ -17,7 +17,7 @@ from stcl.methods.base import AdaptationMethod, Range
 from stcl.methods.memory import ConfidenceMemory, ExpectedIou
 from stcl.methods.settings import Masking, Teacher
 from stcl.models import EmaTeacher, Tap
-from stcl.models.joint import segment_together
+from stcl.models.segmenter import segment_together
 from stcl.ops.losses import segmentation_loss
 from stcl.ops.masking import mask_patches
 from stcl.ops.mixing import PAIR

@@ -21,7 +21,7 @@ from stcl.methods.patches import ClipMemory, PatchMemory
 from stcl.methods.self_training import SelfTraining, choose_labels
 from stcl.methods.settings import Alignment, FeatureFusion, Masking, SequenceFusion, check_fusion
 from stcl.models import Tap
-from stcl.models.joint import segment_together
+from stcl.models.segmenter import segment_together
 from stcl.ops.align import aggregate, class_centroids, contrastive, mmd, temporal_weights
 from stcl.ops.losses import segmentation_loss
 from stcl.ops.mixing import PAIR, FusedClip, PatchSequence, choose_classes, classes_present, cut, fuse

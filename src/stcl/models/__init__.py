@@ -16,10 +16,9 @@ from stcl.models.backbones.resnet import ResNet
 from stcl.models.backbones.segformer import MixTransformer
 from stcl.models.backbones.small import SmallBackbone
 from stcl.models.fusion import FUSIONS, ScoreFusion
-from stcl.models.head import Head, HeadSettings
-from stcl.models.heads import HEADS, TpsHead
-from stcl.models.segmenter import VideoSegmenter
-from stcl.models.statistics import Statistics, hold_statistics, inference_statistics, recalibrate
+from stcl.models.heads import HEADS, Head, HeadSettings, TpsHead
+from stcl.models.norms import PassStatistics, hold_statistics, inference_statistics, recalibrate
+from stcl.models.segmenter import VideoSegmenter, segment_together
 from stcl.models.teacher import EmaTeacher, TeacherKind
 from stcl.models.weights.own import load_weights, save_weights
 
@@ -31,8 +30,8 @@ __all__ = [
     "EmaTeacher",
     "Head",
     "HeadSettings",
+    "PassStatistics",
     "ScoreFusion",
-    "Statistics",
     "Tap",
     "TeacherKind",
     "VideoSegmenter",
@@ -43,6 +42,7 @@ __all__ = [
     "published",
     "recalibrate",
     "save_weights",
+    "segment_together",
 ]
 
 BACKBONES: dict[str, Callable[..., Backbone]] = {
@@ -50,8 +50,8 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "resnet18": partial(ResNet, depth=18),
     "resnet50": partial(ResNet, depth=50),
     "resnet101": partial(ResNet, depth=101),
-    **{f"mit_{size}": partial(MixTransformer, size=size) for size in ("b0", "b1", "b2", "b3", "b4", "b5")},
-    **{f"dinov2_{size}": partial(Dinov2, size=size) for size in ("small", "base", "large")},
+    **{f"mit_{variant}": partial(MixTransformer, variant=variant) for variant in ("b0", "b1", "b2", "b3", "b4", "b5")},
+    **{f"dinov2_{variant}": partial(Dinov2, variant=variant) for variant in ("small", "base", "large")},
 }
 """Every backbone by name; called with its settings."""
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stcl.models.backbones.base import Backbone, Block, Runner, run_block
+from stcl.models.backbones.base import Backbone, Block, BlockRunner, run_block
 
 MOST_VARIANTS = 1024
 """Compiled blocks at most: shapes of a ResNet's blocks x sizes and batches of clips x modes of batch norm."""
@@ -26,18 +26,16 @@ def compile_network(module: nn.Module, dynamic: bool = False) -> None:
         module: a network, or a method with its networks.
         dynamic: one result for all sizes of clips instead of one for each; for training at many scales.
     """
-    runner = compiled_runner(dynamic)
-    for part in module.modules():
-        if isinstance(part, Backbone):
-            part.runner = runner
-
-
-def compiled_runner(dynamic: bool = False) -> Runner:
-    """:func:`stcl.models.backbones.base.run_block`, compiled until the compiler fails for the first time."""
+    import torch._functorch.config as autograd
+    from torch._dynamo import config
     from torch._dynamo.exc import TorchDynamoException  # takes a second to import
 
-    _prepare_compiler()
-    compiled: Runner | None = None
+    config.recompile_limit = max(config.recompile_limit, MOST_VARIANTS)
+    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, MOST_VARIANTS)
+    config.optimize_ddp = False  # splits graphs where a bucket of gradients ends: blocks are small enough
+    if hasattr(autograd, "force_non_lazy_backward_lowering"):  # not in every version of torch
+        autograd.force_non_lazy_backward_lowering = True  # so that all errors come up in the forward pass
+    compiled: BlockRunner | None = None
     try:
         compiled = torch.compile(run_block, dynamic=dynamic)
     except RuntimeError as error:  # a Python or a platform that it does not support
@@ -53,18 +51,9 @@ def compiled_runner(dynamic: bool = False) -> Runner:
                 _warn(error)
         return run_block(block, *features, checkpointing=checkpointing)
 
-    return run
-
-
-def _prepare_compiler() -> None:
-    import torch._functorch.config as autograd
-    from torch._dynamo import config
-
-    config.recompile_limit = max(config.recompile_limit, MOST_VARIANTS)
-    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, MOST_VARIANTS)
-    config.optimize_ddp = False  # splits graphs where a bucket of gradients ends: blocks are small enough
-    if hasattr(autograd, "force_non_lazy_backward_lowering"):  # not in every version of torch
-        autograd.force_non_lazy_backward_lowering = True  # so that all errors come up in the forward pass
+    for part in module.modules():
+        if isinstance(part, Backbone):
+            part.runner = run
 
 
 def _warn(error: Exception) -> None:

@@ -1,7 +1,7 @@
 """The video segmenter (method section 2): backbone -> head -> fusion with the previous frame's scores."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any, NamedTuple
 
 import torch
@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from stcl.errors import SettingError, lookup
 from stcl.labels import LabelSpace
 from stcl.models.backbones.base import Backbone, Tap
-from stcl.models.decay import Decayed, check_decayed, undecayed
 from stcl.models.fusion import ScoreFusion, align_previous
-from stcl.models.head import Head
-from stcl.models.statistics import hold_statistics
+from stcl.models.heads import Head
+from stcl.models.norms import Decayed, hold_statistics, undecayed
 from stcl.types import FramePair, SegOutput
 
 
@@ -29,14 +28,6 @@ class FrameScores(NamedTuple):
     main: Tensor
     aux: Tensor | None
     features: dict[str, Tensor]
-
-    def rows(self, *parts: slice) -> "FrameScores":
-        """Scores of these parts of the batch, one after the other; the features stay as they are."""
-
-        def take(tensor: Tensor) -> Tensor:
-            return tensor[parts[0]] if len(parts) == 1 else torch.cat([tensor[part] for part in parts])
-
-        return self._replace(main=take(self.main), aux=None if self.aux is None else take(self.aux))
 
 
 class VideoSegmenter(nn.Module):
@@ -95,21 +86,28 @@ class VideoSegmenter(nn.Module):
         """
         if pair.previous is not None and pair.flow is None:
             raise SettingError("A frame pair with a previous frame needs the flow current -> previous.")
-        if self.fusion is None:
-            pair = FramePair(pair.current)
-        previous = None
-        if pair.previous is None or torch.is_grad_enabled() or tap is not None:
-            current = self.frame_scores(pair.current, tap)
-            previous = None if pair.previous is None else self._constant_scores(pair.previous)
+        if self.fusion is None or pair.previous is None or pair.flow is None:
+            main, aux, features = self.frame_scores(pair.current, tap)
+            before = aux_before = None
+        elif torch.is_grad_enabled() or tap is not None:
+            main, aux, features = self.frame_scores(pair.current, tap)
+            with torch.no_grad(), hold_statistics(self):
+                before, aux_before, _ = self.frame_scores(pair.previous)
         else:
-            both, count = self._constant_scores(torch.cat((pair.current, pair.previous)), False), len(pair.current)
-            features = {stage: tensor[:count] for stage, tensor in both.features.items()}
-            current, previous = both.rows(slice(count))._replace(features=features), both.rows(slice(count, None))
+            count, both = len(pair.current), torch.cat((pair.current, pair.previous))
+            with hold_statistics(self):
+                scores, _, features = self.frame_scores(both, auxiliary=False)
+            main, before, aux, aux_before = scores[:count], scores[count:], None, None
+            features = {stage: tensor[:count] for stage, tensor in features.items()}
         if rows is not None:
-            current = current.rows(*rows)
-        if previous is None or pair.flow is None:
-            return SegOutput(current.main, current.aux, current.features)
-        return self._fuse(current, previous, pair.flow, pair.still)
+            main = torch.cat([main[part] for part in rows])
+            aux = None if aux is None else torch.cat([aux[part] for part in rows])
+        if self.fusion is None or before is None or pair.flow is None:
+            return SegOutput(main, aux, features)
+        warped = align_previous(before, main, pair.flow, pair.still)
+        if aux is not None and aux_before is not None:
+            aux = self.fusion(aux, align_previous(aux_before, aux, pair.flow, pair.still))
+        return SegOutput(self.fusion(main, warped), aux, features, warped)
 
     def frame_scores(self, image: Tensor, tap: Tap | None = None, auxiliary: bool = True) -> FrameScores:
         """Unfused scores phi(x) of float RGB 0..1 ``image (B, 3, H, W)``, those of the auxiliary head if wanted."""
@@ -140,15 +138,18 @@ class VideoSegmenter(nn.Module):
         """
         scores = scores or self.main_scores
         previous: Tensor | None = None
-        for current, flow in _scored(iter(frames), scores, batch):
-            if flow is None or self.fusion is None:
-                yield SegOutput(current, None, {})
-            elif previous is None:
-                raise SettingError("The first frame of a stream has no previous frame: its flow must be None.")
-            else:
-                warped = align_previous(previous, current, flow)
-                yield SegOutput(self.fusion(current, warped), None, {}, warped)
-            previous = current
+        remaining = iter(frames)
+        while group := [*islice(remaining, batch)]:
+            rows = scores(torch.cat([image for image, _ in group])).split(1)
+            for current, (_, flow) in zip(rows, group, strict=True):
+                if flow is None or self.fusion is None:
+                    yield SegOutput(current, None, {})
+                elif previous is None:
+                    raise SettingError("The first frame of a stream has no previous frame: its flow must be None.")
+                else:
+                    warped = align_previous(previous, current, flow)
+                    yield SegOutput(self.fusion(current, warped), None, {}, warped)
+                previous = current
 
     def main_scores(self, image: Tensor) -> Tensor:
         """Unfused scores of the main head ``(B, C, h, w)`` of float RGB 0..1 ``image (B, 3, H, W)``."""
@@ -183,7 +184,6 @@ class VideoSegmenter(nn.Module):
             Each group names its ``role``: ``backbone``, ``heads`` or ``fusion``. What does not decay is a group of its
             own, behind that of the same role.
         """
-        check_decayed(decayed)
         factors = {"backbone": 1.0, "heads": head_factor, "fusion": 1.0}
         decay = {} if weight_decay is None else {"weight_decay": weight_decay}
         free = undecayed(self, decayed)
@@ -196,25 +196,43 @@ class VideoSegmenter(nn.Module):
             groups += [{**group, "params": exempt, "weight_decay": 0.0}] if exempt else []
         return groups
 
-    @torch.no_grad()
-    def _constant_scores(self, image: Tensor, auxiliary: bool = True) -> FrameScores:
-        with hold_statistics(self):
-            return self.frame_scores(image, auxiliary=auxiliary)
 
-    def _fuse(self, current: FrameScores, previous: FrameScores, flow: Tensor, still: Tensor | None) -> SegOutput:
-        assert self.fusion is not None  # who has none never looks at a previous frame
-        warped = align_previous(previous.main, current.main, flow, still)
-        aux = None
-        if current.aux is not None and previous.aux is not None:
-            aux = self.fusion(current.aux, align_previous(previous.aux, current.aux, flow, still))
-        return SegOutput(self.fusion(current.main, warped), aux, current.features, warped)
+def segment_together(network: VideoSegmenter, pairs: list[FramePair], tap: Tap | None = None) -> list[SegOutput]:
+    """Segment pairs of one domain in one forward pass where their sizes agree, else one after the other.
 
+    One pass per domain also means one set of batch-norm statistics per domain. A tap needs the joint pass. Pairs that
+    hold the very same tensor as their current frame share its encoding and its features.
+    """
+    if not pairs:
+        return []
+    sizes = {pair.current.shape[-2:] for pair in pairs}
+    if len(sizes) > 1:
+        if tap is not None:
+            raise SettingError(f"Frames of different sizes {sorted(map(tuple, sizes))} cannot share one forward pass.")
+        return [network(pair) for pair in pairs]
+    frames = {id(pair.current): pair.current for pair in pairs}  # the distinct ones
+    ends = [*accumulate(map(len, frames.values()))]
+    row_of = {key: slice(end - len(frames[key]), end) for key, end in zip(frames, ends, strict=True)}
+    rows = [row_of[id(pair.current)] for pair in pairs]
+    previous = [pair.previous for pair in pairs if pair.previous is not None]
+    flow = [pair.flow for pair in pairs if pair.flow is not None]
+    still: list[Tensor] = []
+    if any(pair.still is not None for pair in pairs):
+        moving = (torch.zeros_like(pair.current[:, 0], dtype=torch.bool) for pair in pairs)
+        still = [default if pair.still is None else pair.still for pair, default in zip(pairs, moving, strict=True)]
 
-def _scored(
-    frames: Iterator[tuple[Tensor, Tensor | None]], scores: Callable[[Tensor], Tensor], batch: int
-) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Scores ``(1, C, h, w)`` and flow of each frame; ``batch`` frames pass together."""
-    while group := [*islice(frames, batch)]:
-        rows = scores(torch.cat([image for image, _ in group]))
-        for row, (_, flow) in zip(rows.split(1), group, strict=True):
-            yield row, flow
+    def joined(tensors: list[Tensor]) -> Tensor | None:
+        return torch.cat(tensors) if tensors else None
+
+    joint = FramePair(torch.cat([*frames.values()]), joined(previous), joined(flow), joined(still))
+    output = network(joint, tap, rows if len(frames) < len(pairs) else None)
+    lengths = [part.stop - part.start for part in rows]
+
+    def parts(tensor: Tensor | None) -> list[Any]:
+        return [None] * len(rows) if tensor is None else list(tensor.split(lengths))
+
+    columns = zip(rows, parts(output.logits), parts(output.aux), parts(output.previous_logits), strict=True)
+    return [
+        SegOutput(logits, aux, {stage: tensor[part] for stage, tensor in output.features.items()}, before)
+        for part, logits, aux, before in columns
+    ]

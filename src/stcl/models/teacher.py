@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from stcl.errors import SettingError, unknown_name
+from stcl.models.norms import PassStatistics, check_statistics, inference_statistics
 from stcl.models.segmenter import VideoSegmenter
-from stcl.models.statistics import Statistics, check_statistics, inference_statistics
 from stcl.types import FramePair, SegOutput
 
 TeacherKind = Literal["ema", "frozen", "self"]
@@ -36,7 +36,7 @@ class EmaTeacher(nn.Module):
         student: VideoSegmenter,
         momentum: float = 0.999,
         kind: TeacherKind = "ema",
-        statistics: Statistics = "batch",
+        statistics: PassStatistics = "batch",
         warm_up: bool = True,
     ) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class EmaTeacher(nn.Module):
         check_statistics(statistics)
         self.momentum = momentum
         self.kind = kind
-        self.statistics: Statistics = statistics
+        self.statistics: PassStatistics = statistics
         self.warm_up = warm_up
         self._student = (student,)  # in a tuple: the student is no sub-module, its weights are not saved twice
         self.copy: VideoSegmenter | None = None

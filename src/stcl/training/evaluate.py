@@ -21,7 +21,7 @@ from stcl.files.folders import OwnFiles, hold_lock, refuse_others
 from stcl.files.plain import json_number
 from stcl.files.writing import write_atomic
 from stcl.models import VideoSegmenter
-from stcl.models.statistics import FixedBatchNorm, norm_layers
+from stcl.models.norms import FixedBatchNorm, norm_layers
 from stcl.ops.losses import upsample
 from stcl.ops.metrics import ConfusionMatrix, iou_from_confusion, leave_out, mean_iou
 from stcl.ops.processes import gather, rank, sum_over_processes, world_size

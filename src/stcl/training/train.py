@@ -17,7 +17,7 @@ from stcl.files.folders import remove_abandoned
 from stcl.files.writing import write_atomic
 from stcl.methods import AdaptationMethod
 from stcl.models import VideoSegmenter, recalibrate
-from stcl.models.sync_norm import synchronise_norms
+from stcl.models.norms import synchronise_norms
 from stcl.terminal import plain_console
 from stcl.training.checkpoint import FREE_KEYS, Resume, changed_keys, find_checkpoint, read_checkpoint
 from stcl.training.config import load_settings

@@ -19,10 +19,9 @@ from stcl.models import (
     published,
     recalibrate,
 )
-from stcl.models.backbones.resnet import BGR_MEAN
+from stcl.models.backbones.base import BGR_MEAN
 from stcl.models.backbones.small import SmallBackbone
-from stcl.models.statistics import norm_layers
-from stcl.models.sync_norm import synchronise_norms
+from stcl.models.norms import norm_layers, synchronise_norms
 from stcl.types import FramePair
 
 

@@ -9,7 +9,7 @@ from closeness import NETWORK, assert_close
 from stcl.errors import SettingError
 from stcl.models import EmaTeacher, build_segmenter, recalibrate
 from stcl.models.backbones.resnet import ResNet
-from stcl.models.statistics import norm_layers
+from stcl.models.norms import norm_layers
 from stcl.types import FramePair
 
 WAYS = [(18, "first"), (50, "first"), (50, "middle")]

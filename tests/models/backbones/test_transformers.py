@@ -14,10 +14,10 @@ from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 from closeness import NETWORK, assert_close
 from stcl.errors import MissingExtraError, SettingError
 from stcl.models import BACKBONES, HEADS, HeadSettings, VideoSegmenter, build_segmenter
+from stcl.models.backbones.base import as_map, as_tokens
 from stcl.models.backbones.dinov2 import Dinov2, fit_patches
-from stcl.models.backbones.segformer import MixTransformer
-from stcl.models.backbones.tokens import as_map, as_tokens, draw_kept
-from stcl.models.pyramid import DaformerHead, MlpHead
+from stcl.models.backbones.segformer import MixTransformer, draw_kept
+from stcl.models.heads import DaformerHead, MlpHead
 from stcl.types import FramePair
 
 CLASSES = 5

@@ -27,7 +27,7 @@ from closeness import NETWORK, assert_close
 from stcl.errors import CheckpointError, SettingError
 from stcl.labels import SPACES
 from stcl.models import VideoSegmenter, build_segmenter
-from stcl.models.backbones.inputs import Input
+from stcl.models.backbones.base import Input
 from stcl.models.weights.published_vit import rename_tensor
 from stcl.models.weights.recognise import recognise
 from stcl.models.weights.start import transfer_weights

@@ -19,7 +19,7 @@ from stcl.methods.memory import ExpectedIou
 from stcl.methods.self_training import carry_labels, view_of
 from stcl.methods.settings import Teacher
 from stcl.models import VideoSegmenter, load_weights
-from stcl.models.statistics import Statistics, inference_statistics
+from stcl.models.norms import PassStatistics, inference_statistics
 from stcl.ops.losses import upsample
 from stcl.ops.pseudo_labels import Choice, PseudoLabels
 from stcl.ops.quality import (
@@ -135,7 +135,7 @@ def load_frames(settings: Settings, intervals: set[int], split: str | None, coun
 
 @torch.no_grad()
 def measure(
-    network: VideoSegmenter, statistics: Statistics, run: Run, frames: Frames, advance: Callable[[], object]
+    network: VideoSegmenter, statistics: PassStatistics, run: Run, frames: Frames, advance: Callable[[], object]
 ) -> Counts:
     """Label all frames with one network as the run's method does, and count."""
     classes, device = len(run.settings.space), device_of(run.settings)

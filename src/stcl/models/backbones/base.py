@@ -3,18 +3,32 @@
 A new backbone is one file with a subclass of :class:`Backbone` and one line in ``stcl.models.BACKBONES``.
 """
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from types import ModuleType
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from stcl.models.head import HeadSettings
-from stcl.models.statistics import FixedBatchNorm, norm_layers
+from stcl.errors import MissingExtraError, SettingError, unknown_name
+from stcl.models.heads import HeadSettings
+from stcl.models.norms import norm_layers
+from stcl.ops.masking import RGB_MEAN
+
+BGR_MEAN = (104.00698793, 116.66876762, 122.67891434)
+"""Mean of the published input (method section 2), in BGR order and 0-255."""
+
+RGB_STD = (0.229, 0.224, 0.225)
+"""Usual standard deviation of natural images, RGB 0..1."""
+
+INPUTS = ("published", "imagenet")
+"""``published``: BGR 0..255 minus the mean, as the video adaptation papers have it; ``imagenet``: RGB with about zero
+mean and unit variance, as weights of torchvision, timm and transformers expect it."""
 
 Tap = Callable[[str, Tensor], Tensor]
 """``tap(stage name, features) -> features``: sees each stage's output; what it returns goes on through the network."""
@@ -24,7 +38,7 @@ Block = Callable[..., Tensor]
 what is random, such as which residual branches are left out, is drawn before and handed to it."""
 
 
-class Runner(Protocol):
+class BlockRunner(Protocol):
     """How a block is run, see :func:`run_block`."""
 
     def __call__(self, block: Block, *features: Any, checkpointing: bool) -> Tensor:
@@ -32,10 +46,35 @@ class Runner(Protocol):
         ...
 
 
+class Input(nn.Module):
+    """Float RGB 0..1 ``(B, 3, H, W)`` to one of :data:`INPUTS`; its constants are in no checkpoint."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        if kind not in INPUTS:
+            raise SettingError(unknown_name("input", kind, INPUTS))
+        self.kind = kind
+        constants = {"mean": BGR_MEAN if kind == "published" else RGB_MEAN, "std": RGB_STD}
+        for name, values in constants.items():
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """In the chosen range."""
+        if self.kind == "published":
+            return image.flip(-3) * 255 - self.mean
+        return (image - self.mean) / self.std
+
+
 class Backbone(nn.Module, ABC):
     """Image ``(B, 3, H, W)`` to feature maps by stage name.
 
-    A subclass runs its blocks through :meth:`compute`; the rest is inherited.
+    A subclass runs its blocks through :meth:`compute` or :meth:`chain`; the rest is inherited.
+
+    Args:
+        input: range and order of channels that the network was trained on, one of :data:`INPUTS`.
 
     Attributes:
         stages: names in the order in which they are computed; the last one or all of them feed the main head, the one
@@ -53,9 +92,10 @@ class Backbone(nn.Module, ABC):
     head_settings: HeadSettings = HeadSettings()
     gradient_checkpointing: bool = False
 
-    def __init__(self) -> None:
+    def __init__(self, input: str = "imagenet") -> None:
         super().__init__()
-        self.runner: Runner = run_block
+        self.input = Input(input)
+        self.runner: BlockRunner = run_block
 
     def compute(self, block: Block, *features: Any) -> Tensor:
         """``block(*features)``, the way this backbone is told to run its blocks; modules may be among the arguments."""
@@ -67,9 +107,10 @@ class Backbone(nn.Module, ABC):
             features = self.compute(block, features)
         return features
 
-    @abstractmethod
     def normalise(self, image: Tensor) -> Tensor:
         """Float RGB 0..1 to the range and channel order that this backbone was trained on."""
+        normalised: Tensor = self.input(image)
+        return normalised
 
     @abstractmethod
     def forward(self, image: Tensor, tap: Tap | None = None) -> dict[str, Tensor]:
@@ -114,8 +155,24 @@ def untapped(_stage: str, features: Tensor) -> Tensor:
     return features
 
 
-def freeze_affine(module: nn.Module) -> None:
-    """Stop the gradient of every norm's scale and shift in ``module``; statistics still follow the data."""
-    kinds = (nn.GroupNorm, FixedBatchNorm)
-    for layer in [*norm_layers(module), *(part for part in module.modules() if isinstance(part, kinds))]:
-        layer.requires_grad_(False)
+# ---- what the transformers share ----
+
+
+def transformers() -> ModuleType:
+    """The library whose layers the transformer backbones are made of; it takes seconds to import."""
+    try:
+        import transformers
+    except ImportError as error:
+        raise MissingExtraError("A transformer backbone", "transformers", "networks") from error
+    logging.getLogger("transformers").setLevel(logging.WARNING)
+    return transformers
+
+
+def as_tokens(features: Tensor) -> Tensor:
+    """``(B, C, h, w) -> (B, h w, C)``, row by row; a view of a map in ``channels_last``."""
+    return features.flatten(2).transpose(1, 2)
+
+
+def as_map(tokens: Tensor, height: int, width: int) -> Tensor:
+    """``(B, h w, C) -> (B, C, h, w)``, a view in ``channels_last``."""
+    return tokens.transpose(1, 2).unflatten(2, (height, width))

@@ -16,10 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stcl.errors import lookup
-from stcl.models.backbones.base import Backbone, Tap, untapped
-from stcl.models.backbones.inputs import Input
-from stcl.models.backbones.tokens import as_map, as_tokens, transformers
-from stcl.models.head import HeadSettings
+from stcl.models.backbones.base import Backbone, Tap, as_map, as_tokens, transformers, untapped
+from stcl.models.heads import HeadSettings
 
 PATCH_PX = 14
 """Side of a patch."""
@@ -28,7 +26,7 @@ PRETRAINING_PX = 518
 """Side of the images that the position embeddings of the published weights belong to; they are resized to others."""
 
 
-class Size(NamedTuple):
+class Variant(NamedTuple):
     """What the variants differ in."""
 
     width: int
@@ -36,15 +34,15 @@ class Size(NamedTuple):
     heads: int
 
 
-SIZES = {"small": Size(384, 12, 6), "base": Size(768, 12, 12), "large": Size(1024, 24, 16)}
-"""Every DINOv2 network by its size."""
+VARIANTS = {"small": Variant(384, 12, 6), "base": Variant(768, 12, 12), "large": Variant(1024, 24, 16)}
+"""Every DINOv2 network by its variant."""
 
 
 class Dinov2(Backbone):
     """DINOv2 with four stages at stride 14, named by their layers: ``layer3`` to ``layer12``, or to ``layer24``.
 
     Args:
-        size: a key of :data:`SIZES`.
+        variant: a key of :data:`VARIANTS`.
         frozen: learn the heads only; the backbone stays what the starting weights are, and keeps nothing for the
             backward pass.
         input: ``imagenet``, which the published weights expect, or ``published``.
@@ -52,9 +50,9 @@ class Dinov2(Backbone):
 
     head_settings = HeadSettings(dilations=(1, 3, 6), upsample=2)
 
-    def __init__(self, size: str = "base", frozen: bool = False, input: str = "imagenet") -> None:
-        super().__init__()
-        width, depth, heads = lookup(SIZES, size, "size of DINOv2")
+    def __init__(self, variant: str = "base", frozen: bool = False, input: str = "imagenet") -> None:
+        super().__init__(input)
+        width, depth, heads = lookup(VARIANTS, variant, "variant of DINOv2")
         library = transformers()
         config = library.Dinov2Config(
             hidden_size=width,
@@ -67,21 +65,15 @@ class Dinov2(Backbone):
         self.stages = tuple(f"layer{depth * quarter // 4}" for quarter in (1, 2, 3, 4))
         self.channels = dict.fromkeys(self.stages, width)
         self.strides = dict.fromkeys(self.stages, PATCH_PX)
-        self.input = Input(input)
         self.encoder = library.Dinov2Model(config)
         if frozen:
             self.encoder.requires_grad_(False)
-
-    def normalise(self, image: Tensor) -> Tensor:
-        """RGB 0..1 to the chosen input."""
-        normalised: Tensor = self.input(image)
-        return normalised
 
     def forward(self, image: Tensor, tap: Tap | None = None) -> dict[str, Tensor]:
         """See :class:`Backbone`; what a tap does to a stage's map it does to the tokens that go on, too."""
         tap, outputs = tap or untapped, {}
         rows, columns = (-(-side // PATCH_PX) for side in image.shape[-2:])
-        tokens = self.compute(self._embed, fit_patches(self.normalise(image)))  # (B, 1 + h w, C)
+        tokens = self.compute(self.encoder.embeddings, fit_patches(self.normalise(image)))  # (B, 1 + h w, C)
         for number, layer in enumerate(self.encoder.encoder.layer, start=1):
             tokens = self.compute(layer, tokens)
             name = f"layer{number}"
@@ -91,10 +83,6 @@ class Dinov2(Backbone):
                 if outputs[name] is not seen:
                     tokens = self._follow(tokens, as_tokens(outputs[name] - seen))
         return outputs
-
-    def _embed(self, image: Tensor) -> Tensor:
-        tokens: Tensor = self.encoder.embeddings(image)
-        return tokens
 
     def _norm(self, tokens: Tensor) -> Tensor:
         """The patches' tokens behind the last norm, without the class token."""

@@ -8,23 +8,89 @@ Where a stage gives up its stride, every convolution behind that place is dilate
 what the one with strides does, at more places (Chen et al. 2016, arXiv 1606.00915).
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 from torch import Tensor, nn
 
 from stcl.errors import SettingError
-from stcl.models.backbones.base import Backbone, Tap, freeze_affine, untapped
-from stcl.models.backbones.inputs import BGR_MEAN, Input
-from stcl.models.backbones.resnet_blocks import BasicBlock, Bottleneck, Convolutions
-from stcl.models.statistics import FixedBatchNorm
-
-__all__ = ["BGR_MEAN", "BLOCKS", "ResNet"]
+from stcl.models.backbones.base import Backbone, Tap, untapped
+from stcl.models.convolutions import DilatedConv2d
+from stcl.models.norms import FixedBatchNorm, freeze_affine
 
 BLOCKS: dict[int, tuple[int, int, int, int]] = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 """Blocks per stage by depth; 18 has basic blocks, the others bottlenecks."""
 
 STRIDES: dict[int, tuple[int, int, int]] = {4: (1, 1, 1), 8: (2, 1, 1), 16: (2, 2, 1), 32: (2, 2, 2)}
 """Strides of ``layer2`` to ``layer4`` by output stride."""
+
+
+class ResidualBlock(nn.Module):
+    """Convolutions and a shortcut (He et al. 2015): ``(B, C, h, w) -> (B, C', h / stride, w / stride)``.
+
+    A basic block has two 3x3 and C' = width; a bottleneck has 1x1, 3x3, 1x1 and C' = 4 width.
+
+    Args:
+        norm: ``norm(channels)``.
+        stride_in: convolution of a bottleneck that has the stride, ``first`` or ``middle``; None makes a basic block.
+        channels: C.
+        width: channels of the inner convolutions.
+        stride: of the block.
+        dilations: of a 3x3 before the block's stride (or what it would be), and behind it.
+    """
+
+    conv1: nn.Conv2d
+    conv2: nn.Conv2d
+    conv3: nn.Conv2d
+    bn1: nn.Module
+    bn2: nn.Module
+    bn3: nn.Module
+
+    def __init__(
+        self,
+        norm: Callable[[int], nn.Module],
+        stride_in: str | None,
+        channels: int,
+        width: int,
+        stride: int,
+        dilations: tuple[int, int],
+    ) -> None:
+        super().__init__()
+        before, behind = dilations
+        if stride_in is None:
+            outputs = width
+            layers = [_conv3x3(channels, width, stride, before), _conv3x3(width, width, 1, behind)]
+        else:
+            outputs = 4 * width
+            first, middle = (stride, 1) if stride_in == "first" else (1, stride)
+            layers = [
+                nn.Conv2d(channels, width, 1, stride=first, bias=False),
+                _conv3x3(width, width, middle, behind if stride_in == "first" else before),
+                nn.Conv2d(width, outputs, 1, bias=False),
+            ]
+        self.depth = len(layers)
+        for number, layer in enumerate(layers, 1):
+            setattr(self, f"conv{number}", layer)
+            setattr(self, f"bn{number}", norm(layer.out_channels))
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample: nn.Sequential | None = None
+        if stride != 1 or channels != outputs:
+            self.downsample = nn.Sequential(nn.Conv2d(channels, outputs, 1, stride=stride, bias=False), norm(outputs))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Residual function plus shortcut, then ReLU."""
+        shortcut = features if self.downsample is None else self.downsample(features)
+        hidden = self.relu(self.bn1(self.conv1(features)))
+        output: Tensor = self.bn2(self.conv2(hidden))
+        if self.depth == 3:
+            output = self.bn3(self.conv3(self.relu(output)))
+        output += shortcut
+        activated: Tensor = self.relu(output)
+        return activated
+
+
+def _conv3x3(channels: int, outputs: int, stride: int, dilation: int) -> nn.Conv2d:
+    return DilatedConv2d(channels, outputs, 3, stride=stride, padding=dilation, dilation=dilation, bias=False)
 
 
 class ResNet(Backbone):
@@ -35,7 +101,7 @@ class ResNet(Backbone):
         output_stride: stride of the last stage: 8 as published, or 4, 16, 32.
         freeze_norm_affine: keep batch-norm scale and shift fixed, as published; the statistics follow the data.
         freeze_norm_statistics: normalise with the statistics of the starting weights for ever, in every mode.
-        input: ``published`` or ``imagenet``, see :data:`stcl.models.backbones.inputs.INPUTS`.
+        input: ``published`` or ``imagenet``, see :data:`stcl.models.backbones.base.INPUTS`.
         stride_in: the convolution of a bottleneck that has the stride: ``first`` as published, or ``middle`` as in
             torchvision's and timm's weights. A basic block has it in the first one.
     """
@@ -51,7 +117,7 @@ class ResNet(Backbone):
         input: str = "published",
         stride_in: Literal["first", "middle"] = "first",
     ) -> None:
-        super().__init__()
+        super().__init__(input)
         if depth not in BLOCKS:
             raise SettingError(f"There is no ResNet-{depth} here; depth is one of {sorted(BLOCKS)}.")
         if output_stride not in STRIDES:
@@ -59,10 +125,7 @@ class ResNet(Backbone):
         if stride_in not in ("first", "middle"):
             raise SettingError(f"stride_in is 'first' or 'middle', not '{stride_in}'.")
         self.stride_in = None if depth == 18 else stride_in
-        block = BasicBlock if depth == 18 else Bottleneck
         norm = FixedBatchNorm if freeze_norm_statistics else nn.BatchNorm2d
-        parts = Convolutions(norm, stride_in == "first")
-        self.input = Input(input)
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = norm(64)
         self.relu = nn.ReLU(inplace=True)
@@ -74,19 +137,18 @@ class ResNet(Backbone):
         ):
             wanted = 1 if stage == "layer1" else 2  # what the stage gives up in stride, it makes up for in dilation
             before, dilation = dilation, dilation * wanted // stride
-            first = block(parts, channels, width, stride, before, dilation)
-            channels, total = block.expansion * width, total * stride
-            rest = [block(parts, channels, width, 1, dilation, dilation) for _ in range(count - 1)]
-            setattr(self, stage, nn.Sequential(first, *rest))
-            self.channels[stage], self.strides[stage] = channels, total
-        _initialise(self)
+            outputs, total = width if depth == 18 else 4 * width, total * stride
+            blocks = [ResidualBlock(norm, self.stride_in, channels, width, stride, (before, dilation))]
+            for _ in range(count - 1):
+                blocks.append(ResidualBlock(norm, self.stride_in, outputs, width, 1, (dilation, dilation)))
+            setattr(self, stage, nn.Sequential(*blocks))
+            self.channels[stage] = channels = outputs
+            self.strides[stage] = total
+        for layer in self.modules():  # scaled to the fan-out (He et al. 2015); a checkpoint normally replaces them
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
         if freeze_norm_affine:
             freeze_affine(self)
-
-    def normalise(self, image: Tensor) -> Tensor:
-        """RGB 0..1 to the chosen input."""
-        normalised: Tensor = self.input(image)
-        return normalised
 
     def forward(self, image: Tensor, tap: Tap | None = None) -> dict[str, Tensor]:
         """See :class:`Backbone`; stem, max-pool, then the four stages."""
@@ -94,17 +156,9 @@ class ResNet(Backbone):
         features = self.compute(self._stem, self.normalise(image))  # (B, 64, H/4, W/4)
         outputs: dict[str, Tensor] = {}
         for stage in self.stages:
-            features = tap(stage, self.chain(getattr(self, stage), features))
-            outputs[stage] = features
+            features = outputs[stage] = tap(stage, self.chain(getattr(self, stage), features))
         return outputs
 
     def _stem(self, image: Tensor) -> Tensor:
         hidden = self.relu(self.bn1(self.conv1(image)))  # (B, 64, H/2, W/2)
         return self.maxpool(hidden)
-
-
-def _initialise(network: nn.Module) -> None:
-    """Convolutions scaled to the fan-out (He et al. 2015); a checkpoint normally replaces them."""
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")

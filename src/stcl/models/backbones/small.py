@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stcl.errors import SettingError, lookup
-from stcl.models.backbones.base import Backbone, Tap, freeze_affine, untapped
-from stcl.models.backbones.inputs import Input
+from stcl.models.backbones.base import Backbone, Tap, untapped
 from stcl.models.convolutions import DilatedConv2d, StridedPointwise
-from stcl.models.head import HeadSettings
+from stcl.models.heads import HeadSettings
+from stcl.models.norms import freeze_affine
 
 GROUP_CHANNELS = 8
 """Channels that group norm (Wu and He 2018, arXiv 1803.08494) takes together, where their number divides by it."""
@@ -122,14 +122,8 @@ class SmallBackbone(Backbone):
             self.strides["decode4"] = 4
             self.decode4 = TopDown(4 * width, 2 * width, 2 * width, layer)
         self.stages = tuple(self.channels)
-        self.input = Input("imagenet")
         if freeze_norm_affine:
             freeze_affine(self)
-
-    def normalise(self, image: Tensor) -> Tensor:
-        """RGB 0..1 to about zero mean and unit variance."""
-        normalised: Tensor = self.input(image)
-        return normalised
 
     def forward(self, image: Tensor, tap: Tap | None = None) -> dict[str, Tensor]:
         """See :class:`Backbone`; the decoder eats what the tap made of the encoder's stages."""

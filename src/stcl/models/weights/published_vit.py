@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from stcl.errors import CheckpointError
-from stcl.models.backbones.segformer import SIZES
+from stcl.models.backbones.segformer import VARIANTS
 from stcl.models.weights.published import PublishedNetwork
 
 Rules = tuple[tuple[str, str], ...]
@@ -139,10 +139,10 @@ def _size(encoder: dict[str, Tensor]) -> str:
     width = len(encoder["stages.0.patch_embeddings.proj.weight"])
     layers = {tuple(name.split(".")[1:4:2]) for name in encoder if name.split(".")[2] == "blocks"}
     depths = tuple(sum(stage == str(number) for stage, _ in layers) for number in range(4))
-    for size, known in SIZES.items():
+    for size, known in VARIANTS.items():
         if (known.width, known.depths) == (width, depths):
             return size
-    known_sizes = ", ".join(f"{size.upper()} {known.width} {known.depths}" for size, known in SIZES.items())
+    known_sizes = ", ".join(f"{size.upper()} {known.width} {known.depths}" for size, known in VARIANTS.items())
     raise CheckpointError(
         f"a mix transformer of width {width} with {depths} layers in its stages is none of MiT-B0 to B5 "
         f"({known_sizes}). Is the file whole?"
