@@ -223,7 +223,7 @@ def compare(
         for seed in range(steps):
             data = synthetic_batch(method, settings, seed, shrink)
             generator = method.step_generator()
-            terms = method.losses(*method.prepare(ours.copy(data), generator), generator)
+            terms = method.losses(*method.prepare_batch(ours.copy(data), generator), generator)
             ours.backward(torch.stack(list(terms.values())).sum())
             others = yardstick.gradients(data, Draws.of(method), method.global_step)
             if terms.keys() != others.keys():

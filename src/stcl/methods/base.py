@@ -4,7 +4,6 @@ A method file adds its arguments, the clips it needs and its :meth:`AdaptationMe
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, NamedTuple, NotRequired, TypedDict, get_args
 
@@ -13,20 +12,15 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from stcl.errors import SettingError, check_number
+from stcl.errors import SettingError
 from stcl.labels import LabelSpace
-from stcl.methods.settings import Optimization, Preparation
+from stcl.methods.settings import MethodSettings
 from stcl.models import EmaTeacher, VideoSegmenter
 from stcl.ops.augment import crop_clip, flip_clip, rescale_clip, strong_augment
 from stcl.ops.fourier import swap_amplitude
 from stcl.ops.histogram import match_histogram
 from stcl.ops.processes import mean_over_processes
 from stcl.types import ClipSpec, VideoClip
-
-Statistics = Literal["source", "target", "running"]
-
-Range = tuple[float] | tuple[float, float] | tuple[float, float, str]
-"""Least, most and open ends of a number, as :func:`stcl.errors.check_number` takes them."""
 
 Stream = Literal["draws", "dropout", "scale", "window"]
 """Independent random streams of a step: the method's draws, the layers' own, and two that the host must know."""
@@ -60,56 +54,31 @@ class AdaptationMethod(LightningModule):
         network: the student.
         space: classes that are trained.
         seed: with the step it determines every random draw.
-        optimization: optimiser and schedule.
-        preparation: colour matching, augmentation and geometry.
-        ema_momentum: of the weight average that is evaluated (and that teaches, where a method wants that).
-        aux_weight: weight of the auxiliary head's losses.
-        evaluation_statistics: batch-norm statistics of the evaluated network: recomputed on ``source`` or unlabelled
-            ``target`` training frames after the last step, or as they ran along (``running``).
+        settings: an instance of the method's ``Settings``.
 
     Class attributes:
+        Settings: what can be set.
         pastes: whether it cuts windows of the target's size out of source clips, which must be as large then.
-        ranges: what its numbers may be, see :func:`stcl.errors.check_number`.
     """
 
+    Settings: ClassVar[type[MethodSettings]] = MethodSettings
     pastes: ClassVar[bool] = False
-    ranges: ClassVar[dict[str, Range]] = {"ema_momentum": (0, 1, "most"), "aux_weight": (0,)}
+    settings: MethodSettings
 
-    def __init__(
-        self,
-        network: VideoSegmenter,
-        space: LabelSpace,
-        seed: int = 0,
-        optimization: Optimization = Optimization(),
-        preparation: Preparation = Preparation(),
-        ema_momentum: float = 0.99,
-        aux_weight: float = 0.1,
-        evaluation_statistics: Statistics = "source",
-    ) -> None:
+    def __init__(self, network: VideoSegmenter, space: LabelSpace, seed: int, settings: MethodSettings) -> None:
         super().__init__()
-        self.check_ranges(ema_momentum=ema_momentum, aux_weight=aux_weight)
         self.network = network
         self.space = space
         self.seed = seed
-        self.optimization = optimization
-        self.preparation = preparation
-        self.aux_weight = aux_weight
-        self.evaluation_statistics = evaluation_statistics
-        self.average = EmaTeacher(network, momentum=ema_momentum, kind="ema", statistics="running")
+        self.settings = settings
+        self.optimization = settings.optimization
+        self.preparation = settings.preparation
+        self.aux_weight = settings.aux_weight
+        self.evaluation_statistics = settings.evaluation_statistics
+        self.average = EmaTeacher(network, settings.ema_momentum, statistics="running")
         self.terms: dict[str, Tensor] = {}  # losses and clips of the last step, for whoever watches the training
         self.clips: list[str] = []
         self.views: dict[str, View] | None = None  # a dict is filled by each step
-
-    @classmethod
-    def check_ranges(cls, **numbers: float) -> None:
-        """Refuse numbers that lie out of their range."""
-        for name, number in numbers.items():
-            check_number(f"method.{name}", number, *cls.ranges[name])
-
-    @classmethod
-    def check(cls, settings: Mapping[str, Any]) -> None:
-        """Refuse settings that cannot work, known when a configuration is read; they have every argument's value."""
-        cls.check_ranges(**{name: settings[name] for name in cls.ranges})
 
     # ---- what a method declares ----
 
@@ -140,7 +109,7 @@ class AdaptationMethod(LightningModule):
         """Prepare the clips, sum the method's losses, log each of them."""
         generator = self.step_generator()
         torch.manual_seed(self.step_seed("dropout"))  # layers draw from the global generators
-        source, target = self.prepare(batch, generator)
+        source, target = self.prepare_batch(batch, generator)
         terms = self.losses(source, target, generator)
         values = torch.stack(list(terms.values()))
         means = mean_over_processes(values)  # those of the whole batch
@@ -172,7 +141,7 @@ class AdaptationMethod(LightningModule):
         mixed = (self.seed * 1_000_003 + self.global_step) * 1_009 + self.global_rank
         return (mixed * 4 + get_args(Stream).index(stream)) % 2**63
 
-    def prepare(self, batch: DomainBatch, generator: torch.Generator) -> tuple[VideoClip, VideoClip | None]:
+    def prepare_batch(self, batch: DomainBatch, generator: torch.Generator) -> tuple[VideoClip, VideoClip | None]:
         """Float frames on the device, colours matched, geometry drawn for the whole clip (method sections 3.1, 3.2)."""
         preparation = self.preparation
         # mirrored as bytes, which are a fourth as large

@@ -20,7 +20,7 @@ from stcl.models.head import Head, HeadSettings
 from stcl.models.heads import HEADS, TpsHead
 from stcl.models.segmenter import VideoSegmenter
 from stcl.models.statistics import Statistics, hold_statistics, inference_statistics, recalibrate
-from stcl.models.teacher import EmaTeacher, TeacherKind
+from stcl.models.teacher import EmaTeacher, FrozenTeacher, SelfTeacher, TeacherNetwork
 from stcl.models.weights.own import load_weights, save_weights
 
 __all__ = [
@@ -29,12 +29,14 @@ __all__ = [
     "HEADS",
     "Backbone",
     "EmaTeacher",
+    "FrozenTeacher",
     "Head",
     "HeadSettings",
     "ScoreFusion",
+    "SelfTeacher",
     "Statistics",
     "Tap",
-    "TeacherKind",
+    "TeacherNetwork",
     "VideoSegmenter",
     "build_segmenter",
     "hold_statistics",

@@ -17,7 +17,7 @@ from stcl.files.disks import FULL
 from stcl.files.folders import remove_abandoned
 from stcl.files.writing import write_atomic
 from stcl.methods import AdaptationMethod
-from stcl.methods.base import Statistics
+from stcl.methods.settings import EvaluationStatistics
 from stcl.models import VideoSegmenter, recalibrate
 from stcl.models.sync_norm import synchronise_norms
 from stcl.terminal import plain_console
@@ -207,7 +207,7 @@ def _publish(network: VideoSegmenter, settings: Settings, folder: RunFolder) -> 
     save_trained(network, folder.settings().dump(), settings.space, folder.weights)
 
 
-def calibrate(network: VideoSegmenter, domain: Statistics, data: DomainData) -> None:
+def calibrate(network: VideoSegmenter, domain: EvaluationStatistics, data: DomainData) -> None:
     """Recompute a network's batch-norm statistics on a domain's frames; ``running`` leaves them as they are."""
     if domain != "running":
         device = next(network.parameters()).device

@@ -153,7 +153,7 @@ def fit(
 
 def _memory_advice(sentence: str, settings: Settings) -> str:
     """Which settings to lower, with their present values."""
-    training, crop = settings.training, settings.method["preparation"].crop
+    training, crop = settings.training, settings.method.preparation.crop
     ways = [
         f"training.gradient_checkpointing true (now {str(training.gradient_checkpointing).lower()})",
         f"training.precision bf16-mixed (now {training.precision})",

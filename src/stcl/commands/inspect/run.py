@@ -22,6 +22,7 @@ from stcl.files.writing import write_atomic
 from stcl.labels import IGNORE
 from stcl.methods import AdaptationMethod, DomainBatch
 from stcl.methods.base import View
+from stcl.methods.settings import SelfTrainingSettings
 from stcl.training.checkpoint import CompleteState, Resume, find_checkpoint
 from stcl.training.domains import DomainData
 from stcl.training.networks import build_method, prepare_networks
@@ -76,7 +77,7 @@ def _inspect(subject: Settings | Path, out: Path, steps: int) -> Path:
         trainer = make_trainer(settings, watch.folder, watch, [CompleteState(settings)], start.step, quiet=True)
         fit(trainer, method, data, start.path, settings)
     record = _describe(settings, watch, start.step)
-    record["warmup"] = {"configured": subject.method.get("warmup", 0), "used": settings.method.get("warmup", 0)}
+    record["warmup"] = {"configured": _warmup(subject), "used": _warmup(settings)}
     record["logged"] = {name: float(value) for name, value in trainer.callback_metrics.items()}
     views = {name: draw_view(name, view, watch.batch) for name, view in (method.views or {}).items()}
     pictures = {path: pixels for clips in views.values() for clip in clips for path, pixels in clip.pictures.items()}
@@ -188,12 +189,16 @@ def _bytes(values: Tensor) -> NDArray[np.uint8]:
 
 def _watched(settings: Settings, first: int, steps: int) -> Settings:
     """The settings with as much of the warm-up as is behind them, on one device, in one process."""
-    method = dict(settings.method)
-    if "warmup" in method:
-        method["warmup"] = min(method["warmup"], first)
+    method = settings.method
+    if isinstance(method, SelfTrainingSettings):
+        method = replace(method, warmup=min(method.warmup, first))
     length = max(settings.training.steps, first + steps)  # of a finished run, too
     training = replace(settings.training, steps=length, devices=1, nodes=1, workers=0, compile=False)
     return replace(settings, method=method, training=training)
+
+
+def _warmup(settings: Settings) -> int:
+    return settings.method.warmup if isinstance(settings.method, SelfTrainingSettings) else 0
 
 
 def _describe(settings: Settings, watch: Watch, first: int) -> dict[str, Any]:
