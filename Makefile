@@ -15,7 +15,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: demo test slow isa gpu gpu-report fuzz repeat mutants bench lint format weights clean help
+.PHONY: demo test slow isa gpu gpu-report fuzz repeat mutants bench docs lint format weights clean help
 
 # 3.11 comes first because constraints.txt was tested with it.
 PYTHON ?=
@@ -84,6 +84,9 @@ mutants: $(VENV)/.stamp-dev  ## put small mistakes into methods/ and ops/ and se
 
 bench: $(VENV)/.stamp-dev  ## run the short benchmarks and print one table
 	$(BIN)/python benchmarks/bench.py $(BENCH_ARGS)
+
+docs: $(VENV)/.stamp-dev  ## write the tables of docs/configuration.md from the declarations of the settings
+	$(BIN)/python benchmarks/settings_page.py
 
 lint: $(VENV)/.stamp-dev  ## check style, formatting and types
 	$(BIN)/python -m ruff check .

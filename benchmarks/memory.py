@@ -189,7 +189,7 @@ def row_of(config: str, preset: str, overrides: Sequence[str], device: str) -> R
     name = None if preset == "none" else preset
     settings = load_settings(config_path(config), [*STEADY, *overrides], name)
     between, peak = WAYS[device](settings)
-    crop = settings.method["preparation"].crop
+    crop = settings.method.preparation.crop
     training = settings.training
     return Row(
         preset,

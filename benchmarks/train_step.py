@@ -225,7 +225,7 @@ def compare(
             data = synthetic_batch(method, settings, seed, shrink)
             generator = method.step_generator()
             clips: Any = {domain: clip.to(device) for domain, clip in data.items()}  # type: ignore[attr-defined]
-            terms = method.losses(*method.prepare(clips, generator), generator)
+            terms = method.losses(*method.prepare_batch(clips, generator), generator)
             method.zero_grad()
             torch.stack(list(terms.values())).sum().backward()
             others = yardstick.gradients(data, Draws.of(method), method.step)

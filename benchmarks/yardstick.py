@@ -81,7 +81,7 @@ class PublishedStep:
         check_supported(method)
         self.method, self.steps, self.device = method, steps, method.device  # only settings are read of the method
         self.student, self.teacher = plain_copy(method.network), plain_copy(method.average.network)
-        self.classes, self.fusion = len(method.space), method.fusion
+        self.classes, self.fusion = len(method.space), method.settings.sequence_fusion
         names, bank = self.fusion.rare_classes, method.bank
         rare = None if names is None else [method.space.index(name) for name in names]
         self.bank = LongTail(self.classes, self.fusion.bank_slots, rare, bank.rare_share, bank.minimum_pixels)
@@ -106,10 +106,10 @@ class PublishedStep:
         source, target = self.prepare(batch, draws)
         # Cross-frame pseudo labels yhat with confidence q; then the student's view of the target
         target, confidence = self.label(target)
-        align = self.method.alignment
+        align = self.method.settings.alignment
         looks = (*PAIR, -2) if align.form is not None and align.pairs == 2 else PAIR  # the rest is the teacher's
         target = [replace(clip, frames={t: clip.frames[t] for t in looks}) for clip in target]
-        if self.method.augment_target:
+        if self.method.settings.augment_target:
             target = self.augment(target, draws)
         # Patch sequences of another source clip, another target clip and the bank, in two domain contexts
         window = [crop(clip, target[0].size, draws.window) for clip in source]
@@ -117,7 +117,7 @@ class PublishedStep:
         # L_fuse = CE(z(F_s), y) + lambda_T CE(z(F_t), y)
         z_fs = self.segment(fused_s)
         z_ft = self.segment(fused_t, tap=self.feature_tap(z_fs, fused_t, step))
-        lambda_t = self.method.lambda_t
+        lambda_t = self.method.settings.lambda_t
         terms = {"fused_source": self.loss(z_fs, fused_s), "fused_target": lambda_t * self.loss(z_ft, fused_t)}
         self.backward(list(terms.values()))
         # L_src + lambda_T L_trg
@@ -224,7 +224,7 @@ class PublishedStep:
         scores = fuse_scores(self.teacher, current, previous, self.upload([clip.flows[-1, -2] for clip in target]))
         before = F.interpolate(scores, target[0].size, mode="bilinear", align_corners=True).softmax(1)
         now = sample(before, self.upload([clip.flows[PAIR] for clip in target]))
-        threshold, weighting = self.method.threshold, self.method.weighting
+        threshold, weighting = self.method.settings.threshold, self.method.settings.weighting
         rows = zip(target, now.cpu().numpy(), before.cpu().numpy(), strict=True)
         labelled = [pseudo_label(*row, threshold, weighting) for row in rows]
         return [clip for clip, _ in labelled], [confidence for _, confidence in labelled]
@@ -243,7 +243,7 @@ class PublishedStep:
 
     def feature_tap(self, z_fs: FrameScores, fused_t: list[Clip], step: int) -> Tap | None:
         """Inside the patches ``0.3 g(F_s) + 0.7 g(F_t)``, from a share of the schedule on."""
-        setting = self.method.feature_fusion
+        setting = self.method.settings.feature_fusion
         if setting.stage is None or step < setting.start * self.steps:
             return None
         mask = self.upload([clip.pasted for clip in fused_t]).float().unsqueeze(1)
@@ -275,7 +275,7 @@ class PublishedStep:
 
     def align(self, z_s: FrameScores, source: list[Clip], views: list[FrameScores]) -> Tensor:
         """RBF-MMD between the centroids of the classes that both domains hold."""
-        stage, least = self.student.stage, self.method.alignment.minimum_pixels
+        stage, least = self.student.stage, self.method.settings.alignment.minimum_pixels
         labels = self.upload([clip.labels[0] for clip in source])
         of_source = centroids(z_s.features[stage], labels, self.classes, least)
         seen = [centroids(z.features[stage], z.main.argmax(1), self.classes, least) for z in views]
@@ -292,15 +292,16 @@ class PublishedStep:
 
 def check_supported(method: STCL) -> None:
     """Refuse what is not written down here."""
-    preparation, alignment, fusion = method.preparation, method.alignment, method.fusion
+    settings, preparation = method.settings, method.preparation
+    teacher, alignment, fusion = settings.teacher, settings.alignment, settings.sequence_fusion
     needs = {
-        "method.teacher {kind: ema, interval: 1}": (method.teacher.kind, method.teacher.interval) == ("ema", 1),
-        "method.teacher {flip: false, flow_error: null}": not method.teacher.flip and method.teacher.flow_error is None,
-        "method.consistency true": method.consistency,
-        "no method.masking": method.masking.share == 0,
+        "method.teacher {kind: ema, interval: 1}": (teacher.kind, teacher.interval) == ("ema", 1),
+        "method.teacher {flip: false, flow_error: null}": not teacher.flip and teacher.flow_error is None,
+        "method.consistency true": settings.consistency,
+        "no method.masking": settings.masking.share == 0,
         "method.weighting none, threshold or share": method.seen is None,
         "method.labels likeliest": method.expected is None,
-        "method.shared_statistics false": not method.shared_statistics,
+        "method.shared_statistics false": not settings.shared_statistics,
         "method.sequence_fusion {into_source: true, into_target: true}": fusion.into_source and fusion.into_target,
         "patches (method.sequence_fusion)": fusion.source_patches or fusion.target_patches or fusion.long_tail_patches,
         "no method.sequence_fusion.close_ups": fusion.close_ups == 0,

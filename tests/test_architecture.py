@@ -13,7 +13,7 @@ FUNCTION_LINES = 60
 PACKAGE_LINES = 24_000  # without the built-in benchmark: a renderer is a second product, with a limit of its own
 BENCHMARK_LINES = 3000
 
-FOUNDATION = {"types", "labels", "protocols", "errors", "files", "resources", "terminal"}
+FOUNDATION = {"types", "labels", "protocols", "errors", "fields", "files", "resources", "terminal"}
 ANYTHING = {"stcl", "cli", "surroundings"}
 ALLOWED = {
     "ops": set(),

@@ -109,7 +109,7 @@ def test_a_target_that_no_step_looks_at_cannot_stop_training(copied):
 
 
 def copied_method(settings: Settings, **keys: Any) -> Settings:
-    return replace(settings, method={**settings.method, **keys})
+    return replace(settings, method=replace(settings.method, **keys))
 
 
 def test_everything_that_is_missing_is_told_at_once(make_settings, tmp_path):

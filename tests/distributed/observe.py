@@ -16,11 +16,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from stcl.data import ClipSampler
 from stcl.labels import IGNORE
-from stcl.methods import get_method
-from stcl.methods.base import Preparation
+from stcl.methods import Preparation, get_method
 from stcl.methods.memory import ExpectedIou
 from stcl.methods.patches import PatchMemory
-from stcl.methods.settings import Alignment, Masking, SequenceFusion
+from stcl.methods.settings import Masking
+from stcl.methods.stcl import Alignment, SequenceFusion
 from stcl.models import build_segmenter
 from stcl.models.norms import synchronise_norms
 from stcl.ops.align import class_centroids, temporal_weights
@@ -76,7 +76,8 @@ def step_of(name: str) -> dict[str, Any]:
     network = build_segmenter(CLASSES, backbone_settings={"width": 4}, head_settings={"width": 8, "dropout": 0.0})
     if kind == "stcl":
         settings = {"sequence_fusion": _without_patches, "augment_target": False, "labels": "likeliest", **settings}
-    method = get_method(kind)(network=network, space=clips.SPACE, preparation=Preparation(flip=0.0), **settings)
+    cls = get_method(kind)
+    method = cls(network, clips.SPACE, 0, cls.Settings(preparation=Preparation(flip=0.0), **settings))
     if world_size() > 1:
         synchronise_norms(method, "cpu")
     run = clips.Run(method, step=5)

@@ -31,11 +31,12 @@ import stcl.twinstreets.export as rendering
 from stcl.cli import COMMANDS, build_parser, main
 from stcl.data.io import write_image
 from stcl.errors import StclError, one_line, shortened
+from stcl.fields import Group, fields_of, group_of
 from stcl.files.places import shown_place
 from stcl.methods import METHODS
 from stcl.pages.film import VideoWriter
-from stcl.training.checking import _parser
 from stcl.training.config import merge
+from stcl.training.settings import Settings
 from stcl.training.state import Training
 
 LONG = int(os.environ.get("FUZZ_CASES", "0"))
@@ -219,8 +220,16 @@ def actions_of(verb: str) -> list[argparse.Action]:
 
 def keys() -> list[str]:
     """All keys of the real settings, of all methods."""
-    found = {action.dest for method in METHODS.values() for action in _parser(method)._actions}
-    return sorted(found - {"help"})
+    found = set(keys_of(Settings)) | {"method.name"}
+    return sorted(found.union(*(keys_of(method.Settings, "method.") for method in METHODS.values())))
+
+
+def keys_of(kind: type[Group], prefix: str = "") -> Iterator[str]:
+    """Keys below a group, and groups in it."""
+    for name, field in fields_of(kind).items():
+        yield f"{prefix}{name}"
+        if (inner := group_of(field)) is not None:
+            yield from keys_of(inner, f"{prefix}{name}.")
 
 
 def base_words(verb: str) -> list[str]:

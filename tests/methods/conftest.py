@@ -23,7 +23,8 @@ def build(name: str, seed: int = 0, start: int = 0, **settings: Any) -> Adaptati
     with torch.random.fork_rng():
         torch.manual_seed(start)
         network = build_segmenter(len(SPACE), backbone_settings={"width": 4}, head_settings={"width": 8})
-    return get_method(name)(network=network, space=SPACE, seed=seed, **settings)
+    method = get_method(name)
+    return method(network, SPACE, seed, method.Settings(**settings))
 
 
 def clip_of(spec: ClipSpec, batch: int, size: tuple[int, int], seed: int) -> VideoClip:
@@ -80,7 +81,7 @@ class Run:
     def losses(self, data: DomainBatch) -> dict[str, Tensor]:
         """The method's loss terms at the present step, before any backward pass."""
         generator = self.method.step_generator()
-        return self.method.losses(*self.method.prepare(data, generator), generator)
+        return self.method.losses(*self.method.prepare_batch(data, generator), generator)
 
     def step(self, data: DomainBatch) -> dict[str, float]:
         """One optimisation step; what it logged."""

@@ -8,6 +8,7 @@ import torch
 import stcl.methods.base as base
 from closeness import GRADIENT, NETWORK, assert_close
 from stcl.errors import SettingError
+from stcl.fields import read
 from stcl.methods import Optimization, Preparation
 from stcl.models.segmenter import segment_together
 from stcl.ops.augment import StrongAugmentation
@@ -19,7 +20,7 @@ PAIR = ClipSpec(frames=(0, -1), flows=((0, -1),), labels=(0, -1))
 
 def prepared(make_method, data, seed=0, **settings):
     method = make_method("source_only", seed=seed, preparation=Preparation(**settings))
-    return method.prepare(data, method.step_generator())
+    return method.prepare_batch(data, method.step_generator())
 
 
 @pytest.fixture
@@ -135,8 +136,6 @@ def test_a_method_asks_for_target_frames_where_they_lend_their_look(make_method)
         for looks in ({}, {"match_histogram": True}, {"fourier_beta": 0.1})
     ]
     assert specs == [None, ClipSpec(frames=(0,)), ClipSpec(frames=(0,))]
-    with pytest.raises(SettingError, match=r"fourier_beta is a share .* not 0\.5"):
-        Preparation(fourier_beta=0.5)
 
 
 def test_only_the_source_is_augmented_beforehand(make_method, data):
@@ -200,7 +199,7 @@ def test_a_crop_lies_at_the_same_relative_place_in_source_and_target(make_method
     run, seen = make_run(method), []
     for step in (0, 1, 0):
         run.method.step = step
-        source, target = method.prepare(data, method.step_generator())
+        source, target = method.prepare_batch(data, method.step_generator())
         assert torch.equal(source.frames, target.frames)
         seen.append(source.frames)
     assert torch.equal(seen[0], seen[2]) and not torch.equal(seen[0], seen[1])
@@ -212,8 +211,6 @@ def test_a_crop_comes_after_the_rescaling_and_must_fit(make_method, data):
         prepared(make_method, data, crop=(64, 40))
     with pytest.raises(SettingError, match=r"crop is 72x40 px, but clips have 40x24 px .*rescale"):
         prepared(make_method, data, rescale=(0.6, 0.6), crop=(72, 40))
-    with pytest.raises(SettingError, match=r"crop is .*at least 32 and divisible by 8, not \[100, 64\]"):
-        Preparation(crop=(100, 64))
 
 
 @pytest.mark.parametrize("name", ["source_only", "stcl"])
@@ -338,13 +335,17 @@ def test_pairs_that_share_their_current_frame_encode_it_once(make_method, make_c
         (Optimization, {"head_factor": 0.0}, "head_factor must be above 0"),
         (Optimization, {"momentum": 1.0}, "momentum must be below 1, found 1"),
         (Optimization, {"schedule_steps": 0}, "schedule_steps must be at least 1, found 0"),
-        (Preparation, {"rescale": (2.0, 1.0)}, r"range above 0, the smaller number first, not \[2"),
-        (Preparation, {"rescale": (0.0, 1.0)}, r"range above 0, the smaller number first, not \[0"),
+        (Preparation, {"rescale": [2.0, 1.0]}, r"rescale is a range above 0, the smaller number first, not \[2"),
+        (Preparation, {"rescale": [0.0, 1.0]}, r"rescale is a range above 0, the smaller number first, not \[0"),
+        (Preparation, {"crop": [100, 64]}, r"crop is \[100, 64\], but .* at least 32 and divisible by 8"),
+        (Preparation, {"fourier_beta": 0.5}, r"fourier_beta must be below 0\.5, found 0\.5"),
         (Preparation, {"flip": 1.5}, "flip must be at most 1, found 1.5. Is it a percentage"),
     ],
 )
 def test_numbers_that_make_no_sense(settings, words, message):
     with pytest.raises(SettingError, match=message):
+        read(settings, words, lambda _: "own.yaml")
+    with pytest.raises(ValueError, match=next(iter(words))):
         settings(**words)
 
 

@@ -3,24 +3,20 @@
 Methods whose parts are off by default add settings that switch them on to ``VARIANTS``.
 """
 
-import ast
-import inspect
 import io
 from dataclasses import fields, is_dataclass, replace
-from functools import cache
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-import stcl.methods
 from closeness import assert_close
 from stcl.errors import SettingError
 from stcl.labels import IGNORE
 from stcl.methods import METHODS, AdaptationMethod, Optimization, Preparation, get_method
 from stcl.methods.patches import ResizableBuffers
-from stcl.methods.settings import Alignment, FeatureFusion, Masking, SequenceFusion, Teacher
+from stcl.methods.settings import Masking, Teacher
+from stcl.methods.stcl import Alignment, FeatureFusion, SequenceFusion
 from stcl.training.devices import make_fabric
 from stcl.training.loop import take_step
 from stcl.training.settings import TrainingSettings
@@ -41,6 +37,7 @@ VARIANTS = {
         },
         {"teacher": Teacher(kind="self", interval=2, flow_error=0.2, flow_consistency=True), "weighting": "threshold"},
         {"weighting": "class_share", "masking": Masking(share=0.5, patch_px=8), "alignment": Alignment(form="mmd")},
+        {"weighting": "class_threshold", "sequence_fusion": SequenceFusion(during_warmup=True)},
     ],
     "tps": [
         {"teacher": Teacher(kind="frozen", frozen_steps=9, flow_error=0.2, flip=True), "weighting": "none"},
@@ -240,7 +237,7 @@ def test_each_step_has_its_own_draws(make_method, make_batch, make_run, name):
     method = make_method(name, preparation=FULL)
     run, seen = make_run(method), []
     for _ in range(2):
-        seen.append(method.prepare(make_batch(method), method.step_generator())[0].frames)
+        seen.append(method.prepare_batch(make_batch(method), method.step_generator())[0].frames)
         run.method.step += 1
     assert seen[0].shape != seen[1].shape or not torch.equal(*seen)
 
@@ -292,17 +289,6 @@ def test_the_loop_does_what_the_steps_here_do(make_method, make_batch, make_run,
 # ---- settings that nothing reads ----
 
 
-def constructor_settings(method_class):
-    """Argument name -> default of every constructor in the class's line, the network, space and seed left out."""
-    found = {}
-    for parent in method_class.__mro__[: method_class.__mro__.index(AdaptationMethod) + 1]:
-        if "__init__" in vars(parent):
-            for argument in inspect.signature(parent.__init__).parameters.values():
-                if argument.default is not argument.empty:
-                    found.setdefault(argument.name, argument.default)
-    return found
-
-
 def watched(settings, seen, where):
     """A copy of a settings object that notes in ``seen`` which of its fields are read."""
     names = {field.name for field in fields(settings)}
@@ -332,35 +318,15 @@ def field_names(settings, where):
 @each_method
 def test_every_field_of_its_settings_is_read(make_method, make_batch, make_run, name):
     """Over all variants, training reads each field of each group of settings."""
-    defaults = {key: value for key, value in constructor_settings(METHODS[name]).items() if is_dataclass(value)}
     seen: set[str] = set()
     for optimizer in ("sgd", "adamw"):
         for variant in [{}, *VARIANTS.get(name, [])]:
-            groups = defaults | variant | {"optimization": Optimization(optimizer=optimizer), "preparation": FULL}
-            groups = {key: watched(value, seen, key) if is_dataclass(value) else value for key, value in groups.items()}
-            method = make_method(name, **groups)
+            given = variant | {"optimization": Optimization(optimizer=optimizer), "preparation": FULL}
+            settings = watched(METHODS[name].Settings(**given), seen, "method")
+            model = make_method(name)
+            method = METHODS[name](model.network, model.space, 0, settings)
             make_run(method, step=5).step(make_batch(method))
-    known = {field for key, value in defaults.items() for field in field_names(value, key)}
-    assert known - seen == set(), "read by nothing"
-
-
-@cache
-def names_read():
-    """Every attribute and argument that the package's code reads."""
-    loaded = set()
-    for path in Path(stcl.methods.__file__).parents[1].rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
-                loaded.add(node.attr)
-            if isinstance(node, ast.Attribute | ast.keyword) and isinstance(node.value, ast.Name):
-                loaded.add(node.value.id)  # sequence_fusion.rare_classes, momentum=ema_momentum
-    return loaded
-
-
-@each_method
-def test_every_argument_is_used(name):
-    """An argument is passed on by the constructor, or kept as an attribute that some code reads."""
-    assert set(constructor_settings(METHODS[name])) - names_read() == set()
+    assert set(field_names(METHODS[name].Settings(), "method")) - seen == set(), "read by nothing"
 
 
 def test_the_watch_sees_a_field_that_nothing_reads():

@@ -18,7 +18,8 @@ from torch.utils._pytree import tree_leaves
 
 from stcl.methods import METHODS, Preparation
 from stcl.methods.memory import ConfidenceMemory
-from stcl.methods.settings import Alignment, FeatureFusion, Masking, SequenceFusion, Teacher
+from stcl.methods.settings import Masking, Teacher
+from stcl.methods.stcl import Alignment, FeatureFusion, SequenceFusion
 from stcl.models import build_segmenter
 from stcl.models.views import FrameViews
 from stcl.ops.fourier import swap_amplitude

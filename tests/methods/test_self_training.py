@@ -9,18 +9,21 @@ from typing import get_args
 
 import pytest
 import torch
+from torch.nn.functional import one_hot
 
+import stcl.methods.stcl as stcl_module
 from closeness import assert_close
-from stcl.errors import SettingError
 from stcl.labels import IGNORE
 from stcl.methods import Preparation
-from stcl.methods.settings import FeatureFusion, Masking, SequenceFusion, Teacher
+from stcl.methods.self_training import with_labels
+from stcl.methods.settings import Masking, Teacher
+from stcl.methods.stcl import SequenceFusion
 from stcl.ops.augment import flip_clip
 from stcl.ops.losses import segmentation_loss
 from stcl.ops.mixing import classes_present
 from stcl.ops.pseudo_labels import Choice, PseudoLabels, Weighting, class_probabilities
 from stcl.ops.warp import consistent, flip_pair, photometric_error
-from stcl.types import ClipSpec
+from stcl.types import ClipSpec, SegOutput
 
 PLAIN = Preparation(flip=0.0)
 
@@ -40,11 +43,11 @@ def make(make_method, make_run):
 
 
 def prepared(method, data):
-    return method.prepare(data, method.step_generator())
+    return method.prepare_batch(data, method.step_generator())
 
 
 def pseudo_of(method, target):
-    return method.label_target(target, method.teacher_view(target, -method.teacher.interval))
+    return method.label_target(target, method.teacher_view(target, -method.settings.teacher.interval))
 
 
 # ---- labels ----
@@ -69,7 +72,7 @@ def test_pixels_that_the_flow_does_not_explain_are_ignored(make, make_batch):
     wrong = photometric_error(target.frame(0), target.frame(-1), target.flow(0, -1)) > 0.1
     assert 0.1 < wrong.float().mean() < 0.95
     assert torch.equal(pseudo.labels == IGNORE, wrong) and not pseudo.confidence[wrong].any()
-    method.teacher = Teacher()
+    method.settings = replace(method.settings, teacher=Teacher())
     without = pseudo_of(method, target)
     assert torch.equal(pseudo.labels[~wrong], without.labels[~wrong])
 
@@ -93,7 +96,7 @@ def test_pixels_whose_way_there_and_back_is_open_are_ignored(make, make_batch):
 def test_consistency_is_off_unless_asked_for(make, make_batch, name):
     """No flow is asked for in vain, and the losses are those of a step that never heard of it."""
     method, run = make(name)
-    assert not method.teacher.flow_consistency and all(b < a for a, b in method.target_spec.flows)
+    assert not method.settings.teacher.flow_consistency and all(b < a for a, b in method.target_spec.flows)
     data = make_batch(method)
     perfect, after = make(name, teacher=Teacher(flow_consistency=True))
     assert set(perfect.target_spec.flows) - set(method.target_spec.flows) == {(-1, 0)}
@@ -137,7 +140,7 @@ def test_frames_without_labels_are_ignored_whole(make, make_batch):
     method, _ = make(teacher=Teacher(interval=2))
     _, target = prepared(method, make_batch(method))
     labels = torch.randint(0, 5, (2, *target.size))
-    clip = method.with_labels(target, {-2: labels})
+    clip = with_labels(target, {-2: labels})
     assert torch.equal(clip.label(-2), labels) and clip.offsets == target.offsets == (0, -1, -2, -3)
     assert all((clip.label(offset) == IGNORE).all() for offset in (0, -1, -3))
 
@@ -188,9 +191,10 @@ def test_each_pixel_counts_what_the_weighting_says(make, make_batch, weighting, 
     if method.expected is not None:
         method.expected.counts.zero_()  # it has labelled nothing yet
     certain = pseudo.certainty[pseudo.labels != IGNORE]
-    method.threshold = math.floor(certain.quantile(0.7).item() * 100) / 100
+    threshold = math.floor(certain.quantile(0.7).item() * 100) / 100
+    method.settings = replace(method.settings, threshold=threshold)
     terms = run.losses(data)
-    weight = weights_by_hand(pseudo, weighting, method.threshold, method.kept_share, len(method.space))
+    weight = weights_by_hand(pseudo, weighting, threshold, 0.3, len(method.space))
     assert weighting == "none" or 0.02 < weight.mean() < 0.98
     assert_close(terms["target"], 0.5 * segmentation_loss(outputs[1], pseudo.labels, weight))
     assert terms["target"] > 0
@@ -218,7 +222,7 @@ def test_a_share_of_squares_may_be_none_or_all(make, make_batch):
     method, _ = make()
     _, target = prepared(method, make_batch(method))
     assert method.mask(target, method.step_generator()) is target  # and costs nothing
-    method.masking = Masking(share=1.0, patch_px=8)
+    method.settings = replace(method.settings, masking=Masking(share=1.0, patch_px=8))
     hidden = method.mask(target, method.step_generator())
     assert hidden.frames.flatten(3).std(-1).max() < 1e-5 < target.frames.flatten(3).std(-1).min()
 
@@ -227,19 +231,55 @@ def test_a_share_of_squares_may_be_none_or_all(make, make_batch):
 
 
 def test_tps_trains_on_the_augmented_clip_with_the_carried_labels(make, make_batch):
-    method, run = make(weighting="none", lambda_t=0.5)
-    outputs, fed = [], []
+    method, run = make(weighting="none")
+    method.views, fed = {}, []
     method.network.register_forward_pre_hook(lambda _, inputs: fed.append(inputs[0]))
-    method.network.register_forward_hook(lambda _, __, output: outputs.append(output))
     data = make_batch(method)
-    terms = run.losses(data)
-    source, target = prepared(method, data)
-    pseudo = pseudo_of(method, target)
-    assert set(terms) == {"source", "target"} and len(fed) == 2
-    assert_close(terms["source"], segmentation_loss(outputs[0], source.label(0)))
-    assert_close(terms["target"], 0.5 * segmentation_loss(outputs[1], pseudo.labels))
-    assert (pseudo.labels == IGNORE).any() and (fed[1].current - target.frame(0)).abs().max() > 0.05
+    assert set(run.losses(data)) == {"source", "target"}
+    _, target = prepared(method, data)
+    view = method.views["target"].clip
+    assert torch.equal(view.label(0), pseudo_of(method, target).labels) and (view.label(0) == IGNORE).any()
+    assert torch.equal(fed[1].current, view.frame(0)) and (view.frame(0) - target.frame(0)).abs().max() > 0.05
     assert torch.equal(fed[1].flow, target.flow(0, -1))
+
+
+def answers(labels, classes, shift=0):
+    """Sure scores of the given labels, or of the classes after them."""
+    known = (labels.long().masked_fill(labels == IGNORE, 0) + shift) % classes
+    return SegOutput(100 * one_hot(known, classes).movedim(-1, 1).float(), None, {})
+
+
+@pytest.mark.parametrize("name", ["tps", "dacs", "stcl"])
+def test_a_perfect_prediction_costs_nothing(make, make_batch, monkeypatch, name):
+    """Every term is zero where the network answers with the labels of its clip, and large where it never does."""
+    parts = {"sequence_fusion": SequenceFusion(into_source=True)} if name == "stcl" else {}
+    method, run = make(name, weighting="none", lambda_t=0.5, **parts)
+    labels, original = {}, stcl_module.fuse
+    monkeypatch.setattr(method, "mask", lambda clip, _: labels.setdefault("t", []).append(clip.label(0)) or clip)
+
+    def fuse(background, patches):
+        fused = original(background, patches)
+        labels.setdefault("fused", []).append(fused.clip.label(0))
+        return fused
+
+    monkeypatch.setattr(stcl_module, "fuse", fuse)
+    data = make_batch(method)
+    source = prepared(method, data)[0].label(0)
+    for shift in (0, 1):
+        labels.clear()
+
+        def segment(pairs_s, pairs_t, tap=None, shift=shift):
+            fused = labels.get("fused", [])
+            domains = [source, *fused[:1]], [*labels["t"], *fused[1:]]
+            assert [len(pairs_s), len(pairs_t)] == [len(domain) for domain in domains]
+            return tuple([answers(label, len(method.space), shift) for label in domain] for domain in domains)
+
+        monkeypatch.setattr(method, "segment", segment)
+        terms = run.losses(data)
+        assert len(terms) == (4 if name == "stcl" else 2)
+        for key, term in terms.items():
+            whole = 100 * (0.5 if key in ("target", "mixed", "fused_target") else 1)
+            assert term == pytest.approx(shift * whole, abs=1e-3), key
 
 
 def test_dacs_pastes_half_of_the_source_classes_into_both_frames(make, make_batch):
@@ -247,7 +287,8 @@ def test_dacs_pastes_half_of_the_source_classes_into_both_frames(make, make_batc
     assert method.target_spec == ClipSpec(frames=(0, -1), flows=((0, -1),))
     method.views = {}
     data = make_batch(method)
-    method.threshold = float(pseudo_of(method, prepared(method, data)[1]).confidence.median())
+    threshold = float(pseudo_of(method, prepared(method, data)[1]).confidence.median())
+    method.settings = replace(method.settings, threshold=threshold)
     terms = run.losses(data)
     source, target = prepared(method, data)
     pseudo = pseudo_of(method, target)
@@ -265,7 +306,7 @@ def test_dacs_pastes_half_of_the_source_classes_into_both_frames(make, make_batc
             assert torch.equal(
                 view.clip.frame(offset)[i], torch.where(own, source.frame(offset)[i], target.frame(offset)[i])
             )
-    share = (pseudo.confidence > method.threshold).float().mean((1, 2))
+    share = (pseudo.confidence > method.settings.threshold).float().mean((1, 2))
     assert 0 < share.mean() < 1
     expected = torch.where(view.outline, torch.ones(()), share.view(2, 1, 1))
     assert_close(view.weight, expected)
@@ -296,20 +337,14 @@ def test_the_warm_up_sees_the_source_alone(make, make_batch, name):
     assert len(run.losses(make_batch(method))) > 1
 
 
-def test_domains_are_normalised_apart_or_together(make, make_batch):
-    for shared, passed in ((False, [2, 2]), (True, [4])):
-        method, run = make(shared_statistics=shared)
-        sizes = []
-        method.network.register_forward_pre_hook(lambda _, inputs, sizes=sizes: sizes.append(len(inputs[0].current)))
-        assert set(run.losses(make_batch(method))) == {"source", "target"}
-        assert sizes == passed
-
-
-def test_feature_level_fusion_needs_the_domains_apart(make_method):
-    with pytest.raises(SettingError, match="shared_statistics"):
-        make_method(
-            "stcl",
-            shared_statistics=True,
-            sequence_fusion=SequenceFusion(into_source=True),
-            feature_fusion=FeatureFusion(stage="stage2"),
-        )
+@pytest.mark.parametrize("name", ["tps", "dacs", "stcl"])
+def test_domains_are_normalised_apart_or_together(make, make_batch, name):
+    """What the target looks like changes the source's loss only where both share their batch statistics."""
+    for shared in (False, True):
+        method, run = make(name, shared_statistics=shared)
+        data, losses = make_batch(method), []
+        for _ in range(2):
+            torch.manual_seed(0)  # of dropout
+            losses.append(run.losses(data)["source"].item())
+            data["target"] = replace(data["target"], frames=255 - data["target"].frames)
+        assert (losses[0] != losses[1]) == shared

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from closeness import NETWORK, SAMPLED, assert_close
 from stcl.errors import SettingError
-from stcl.models import EmaTeacher, VideoSegmenter, build_segmenter
+from stcl.models import SelfTeacher, VideoSegmenter, build_segmenter
 from stcl.models.fusion import ScoreFusion, align_previous
 from stcl.models.norms import norm_layers
 from stcl.models.segmenter import segment_together
@@ -279,7 +279,7 @@ def test_without_fusion_a_teacher_and_joint_pairs_see_single_frames(single: Vide
     single.eval()
     pair, other = make_pair(), make_pair()
     alone = [single(FramePair(each.current)).logits.detach() for each in (pair, other)]
-    answer = EmaTeacher(single, kind="self", statistics="running")(pair)
+    answer = SelfTeacher(single, statistics="running")(pair)
     assert_close(answer.logits, alone[0], NETWORK)
     shared = pair._replace(previous=other.previous)
     for output, expected in zip(

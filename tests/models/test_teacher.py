@@ -8,11 +8,21 @@ from torch import Tensor, nn
 
 from closeness import NETWORK, assert_close, relative_difference
 from stcl.errors import SettingError
-from stcl.models import EmaTeacher, VideoSegmenter, build_segmenter, inference_statistics, recalibrate
+from stcl.models import (
+    EmaTeacher,
+    FrozenTeacher,
+    PassStatistics,
+    SelfTeacher,
+    TeacherNetwork,
+    VideoSegmenter,
+    build_segmenter,
+    inference_statistics,
+    recalibrate,
+)
 from stcl.models.norms import norm_layers
 from stcl.types import FramePair
 
-KINDS = ("ema", "frozen", "self")
+KINDS = (EmaTeacher, FrozenTeacher, SelfTeacher)
 
 
 @pytest.fixture
@@ -40,9 +50,11 @@ def state_of(module: nn.Module) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("statistics", ["batch", "running"])
-def test_teacher_changes_nothing_and_drops_nothing(student: VideoSegmenter, kind: str, statistics: str) -> None:
+def test_teacher_changes_nothing_and_drops_nothing(
+    student: VideoSegmenter, kind: type[TeacherNetwork], statistics: PassStatistics
+) -> None:
     student.train()
-    teacher = EmaTeacher(student, kind=kind, statistics=statistics).train()  # type: ignore[arg-type]
+    teacher = kind(student, statistics=statistics).train()
     before = state_of(student), state_of(teacher)
     modes = [layer.training for layer in student.modules()]
     pair = make_pair()
@@ -86,18 +98,20 @@ def test_warm_up_of_the_momentum(student: VideoSegmenter) -> None:
 
 
 def test_frozen_teacher_moves_by_reset_alone(student: VideoSegmenter) -> None:
-    teacher = EmaTeacher(student, kind="frozen")
+    teacher, pair = FrozenTeacher(student, steps=5), make_pair()
     before = state_of(teacher)
     train_a_little(student)
-    teacher.update(student, step=0)
+    teacher(pair, step=3)
     assert_close(state_of(teacher), before, 0.0)
-    teacher.reset(student)
+    teacher(pair, step=0)  # the warm-up ends here
     assert_close(state_of(teacher.network), state_of(student), 0.0)
+    assert teacher.network_at(4) is teacher.network and teacher.network_at(5) is student
+    assert FrozenTeacher(student).network_at(10**6) is not student
 
 
 def test_self_teacher_is_the_student(student: VideoSegmenter) -> None:
-    teacher = EmaTeacher(student, kind="self")
-    assert teacher.network is student and not teacher.state_dict() and not list(teacher.parameters())
+    teacher = SelfTeacher(student)
+    assert teacher.network_at(3) is student and not teacher.state_dict() and not list(teacher.parameters())
 
 
 def test_teacher_resumes_from_its_state(student: VideoSegmenter) -> None:
@@ -110,10 +124,9 @@ def test_teacher_resumes_from_its_state(student: VideoSegmenter) -> None:
     assert_close(other(pair).logits, teacher(pair).logits, 0.0)
 
 
-@pytest.mark.parametrize("setting", [{"kind": "emma"}, {"statistics": "bach"}, {"momentum": 1.5}])
-def test_wrong_teacher_settings(student: VideoSegmenter, setting: dict[str, object]) -> None:
-    with pytest.raises(SettingError):
-        EmaTeacher(student, **setting)  # type: ignore[arg-type]
+def test_unknown_statistics(student: VideoSegmenter) -> None:
+    with pytest.raises(SettingError, match="Unknown normalisation statistics 'bach'"):
+        EmaTeacher(student, statistics="bach")(make_pair())  # type: ignore[arg-type]
 
 
 def test_modes_come_back_after_an_error(student: VideoSegmenter) -> None:

@@ -66,8 +66,15 @@ def refused(plain):
         ("network.weights", "{builtin: small}", 'network.weights must be text or null, found {"builtin": "small"}.'),
         ("method.optimization.learning_rate", "fast", 'learning_rate must be a number, found "fast".'),
         ("method.optimization.learning_rate", ".nan", "learning_rate must be a number, found NaN."),
-        ("method.alignment.pairs", "3", "method.alignment.pairs must be one of 1, 2, found 3."),
+        ("method.alignment.pairs", "3", "method.alignment.pairs must be at most 2, found 3."),
         ("method.sequence_fusion.rare_classes", "[1]", "must be a list in which each item is text or null, found [1]."),
+        ("space", "3", "own.yaml: space must be text, found 3."),
+        ("method.lambda_t", "true", "method.lambda_t must be a number, found true."),
+        ("method.lambda_t", ".inf", "method.lambda_t must be a number, found Infinity."),
+        ("method.alignment.pairs", "true", "method.alignment.pairs must be a whole number, found true."),
+        ("method.preparation.rescale", "[1, true]", "rescale must be [a number, a number], found [1, true]."),
+        ("method.masking", "3", "own.yaml: method.masking is a group of keys (patch_px, share), found 3."),
+        ("flow.quality", "[fast]", "flow.quality must be one of ultrafast, fast, medium, found"),
         # impossible values
         ("seed", "-1", "seed must be at least 0, found -1."),
         ("seed", "9999999999", "seed must be at most 2147483647, found 9999999999."),
@@ -84,14 +91,14 @@ def refused(plain):
         ("training.checkpoint_every", "0", "training.checkpoint_every must be at least 1, found 0."),
         ("training.snapshot_every", "0", "training.snapshot_every must be at least 1, found 0."),
         ("training.calibration_clips", "0", "training.calibration_clips must be at least 1, found 0."),
-        ("training.gradient_clip", "-1", "training.gradient_clip must be above 0, or null for none, found -1.0."),
-        ("training.rare_class_sampling", "0", "rare_class_sampling must be above 0, or null for none, found 0.0."),
+        ("training.gradient_clip", "-1", "training.gradient_clip must be above 0, found -1. Null stands for none."),
+        ("training.rare_class_sampling", "0", "rare_class_sampling must be above 0, found 0. Null stands for none."),
         ("evaluation.batch_size", "0", "evaluation.batch_size must be at least 1, found 0."),
         ("evaluation.samples", "-1", "evaluation.samples must be at least 0, found -1."),
         ("source.size", "[60, 32]", "source.size is [60, 32], but width and height must be at least 32 and divisible"),
         ("target.size", "[64, 24]", "divisible by 8. The nearest such size is [64, 32]."),
         ("target.size", "[-64, 32]", "target.size is [-64, 32], but"),
-        ("method.preparation.strong.hue", "3", "hue is at least 0 and at most 0.5, not 3.0."),
+        ("method.preparation.strong.hue", "3", "method.preparation.strong.hue must be at most 0.5, found 3."),
     ],
 )
 def test_a_wrong_value(refused, plain, key, value, message):
@@ -126,7 +133,7 @@ def test_a_key_of_another_method(refused):
 def test_numbers_that_yaml_reads_as_text(plain):
     data = merge(plain, {"method": {"optimization": {"learning_rate": "1e-3"}}, "training": {"gradient_clip": 1}})
     settings = check_settings(data, "own.yaml")
-    assert settings.method["optimization"].learning_rate == pytest.approx(1e-3)
+    assert settings.method.optimization.learning_rate == pytest.approx(1e-3)
     assert settings.training.gradient_clip == 1.0
 
 

@@ -83,6 +83,17 @@ def test_the_published_recipe_does_not_train_on_labels_of_a_random_head(name, we
         ("method.feature_fusion.start 20", "feature_fusion.start must be .* As a share it is 0.2"),
         ("method.feature_fusion.stage stage2", "stage2 does nothing unless the same patches go into both domains"),
         ("method.teacher.frozen_steps -5", "teacher.frozen_steps must be at least 0, found -5"),
+        ("method.optimization.momentum 1", "optimization.momentum must be below 1"),
+        ("method.preparation.rescale [2,1]", r"rescale is a range above 0, the smaller number first, not \[2.0, 1.0\]"),
+        ("method.preparation.crop [60,32]", r"preparation.crop is \[60, 32\], but .* divisible by 8.*is \[64, 32\]"),
+        ("method.preparation.fourier_beta 0.5", "preparation.fourier_beta must be below 0.5"),
+        ("method.preparation.strong.blur_kernels_px [4]", r"blur_kernels_px takes odd numbers of at least 1"),
+        ("method.preparation.strong.jitter_probability 80", "As a share it is 0.8"),
+        ("method.sequence_fusion.close_up_zoom [0,2]", "sequence_fusion.close_up_zoom is a range above 0"),
+        ("method.sequence_fusion.random_classes -1", "sequence_fusion.random_classes must be at least 0"),
+        ("method.sequence_fusion.long_tail_patches -1", "sequence_fusion.long_tail_patches must be at least 0"),
+        ("method.sequence_fusion.close_ups -1", "sequence_fusion.close_ups must be at least 0"),
+        ("method.sequence_fusion.bank_slots 0", "sequence_fusion.bank_slots must be at least 1"),
         ("method.teacher.interval -1", "teacher.interval must be at least 0, found -1"),
         ("method.teacher.flow_error 10", "teacher.flow_error must be at most 1"),
         ("method.alignment.temperature 0", "alignment.temperature must be above 0, found 0"),
@@ -112,6 +123,21 @@ def test_features_are_fused_where_both_domains_have_patches(missing, kept):
         else:
             with pytest.raises(SettingError, match="does nothing unless the same patches go into both domains"):
                 load_settings(resources.config_path("twinstreets/stcl"), words)
+
+
+def test_feature_level_fusion_needs_the_domains_apart():
+    words = [f"--method.{key}=true" for key in ("shared_statistics", "sequence_fusion.into_source")]
+    with pytest.raises(SettingError, match=r"set method\.shared_statistics to false"):
+        load_settings(resources.config_path("twinstreets/stcl"), [*words, "--method.feature_fusion.stage=stage2"])
+
+
+@pytest.mark.parametrize("words", ["name=raft quality=medium", "model=small", "name=zero folder=flows"])
+def test_settings_of_another_source_of_flow_are_refused(words):
+    given = [f"--flow.{word}" for word in words.split()]
+    with pytest.raises(
+        SettingError, match=r"^command line: flow\.\w+ \w+ is for '\w+', but flow\.name is '.*Take it out"
+    ):
+        load_settings(resources.config_path("twinstreets/stcl"), given)
 
 
 def test_three_recipes_are_published():
@@ -149,11 +175,11 @@ def test_the_compared_runs_have_one_network_start_and_schedule():
         runs = [shipped(f"{folder}/{name}") for name in methods]
         for run in runs:
             assert (run.network, run.training, run.target) == (runs[0].network, runs[0].training, runs[0].target)
-            assert run.method["optimization"] == runs[0].method["optimization"]
+            assert run.method.optimization == runs[0].method.optimization
             assert run.source.size == runs[0].source.size
         strong, adapted = runs[1].method, runs[2].method
         for shared in ("preparation", "evaluation_statistics", "ema_momentum", "aux_weight"):
-            assert strong[shared] == adapted[shared]
+            assert getattr(strong, shared) == getattr(adapted, shared)
 
 
 @pytest.mark.parametrize("name", [name for name in SHIPPED if not name.startswith("own/")])
@@ -186,7 +212,7 @@ def test_the_dump_states_nulls_and_defaults(write):
     assert dumped["method"]["alignment"]["form"] is None
     assert dumped["training"]["gradient_clip"] is None
     assert dumped["method"]["lambda_t"] == 1.0
-    assert load_settings(write(settings.dump(), "run.yaml")).method["alignment"].form is None
+    assert load_settings(write(settings.dump(), "run.yaml")).method.alignment.form is None
 
 
 # inheritance
@@ -300,7 +326,7 @@ def test_a_preset_states_what_memory_depends_on_and_nothing_else(name):
     assert set(layer.get("method", {}).get("preparation", {})) <= {"crop"}
     plain, settings = fitted(None), fitted(name)  # type: ignore[arg-type]
     assert settings.network == plain.network and settings.source == plain.source
-    assert settings.method["preparation"].match_histogram == plain.method["preparation"].match_histogram
+    assert settings.method.preparation.match_histogram == plain.method.preparation.match_histogram
 
 
 def test_presets_are_listed_by_size_and_are_no_configurations():
@@ -351,7 +377,7 @@ def own_preset(write, tmp_path, monkeypatch):
 )
 def test_a_presets_crop_is_an_upper_bound(own_preset, overrides, crop):
     settings = own_preset("method: {preparation: {crop: [512, 256]}}", *overrides)
-    assert settings.method["preparation"].crop == crop
+    assert settings.method.preparation.crop == crop
     assert settings.training.workers == 0
 
 

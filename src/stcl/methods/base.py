@@ -4,28 +4,22 @@ A method file adds its arguments, the clips it needs and its :meth:`AdaptationMe
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, NamedTuple, NotRequired, TypedDict, get_args
+from typing import ClassVar, Literal, NamedTuple, NotRequired, TypedDict, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from stcl.errors import SettingError, check_number
+from stcl.errors import SettingError
 from stcl.labels import LabelSpace
-from stcl.methods.settings import Optimization, Preparation
+from stcl.methods.settings import MethodSettings
 from stcl.models import EmaTeacher, VideoSegmenter
 from stcl.ops.augment import crop_clip, flip_clip, rescale_clip, strong_augment
 from stcl.ops.fourier import swap_amplitude
 from stcl.ops.histogram import match_histogram
 from stcl.ops.processes import mean_over_processes
 from stcl.types import ClipSpec, VideoClip
-
-Statistics = Literal["source", "target", "running"]
-
-Range = tuple[float] | tuple[float, float] | tuple[float, float, str]
-"""Least, most and open ends of a number, as :func:`stcl.errors.check_number` takes them."""
 
 Stream = Literal["draws", "dropout", "scale", "window"]
 """Independent random streams of a step: the method's draws, the layers' own, and two that the host must know."""
@@ -59,12 +53,7 @@ class AdaptationMethod(nn.Module):
         network: the student.
         space: classes that are trained.
         seed: with the step it determines every random draw.
-        optimization: optimiser and schedule.
-        preparation: colour matching, augmentation and geometry.
-        ema_momentum: of the weight average that is evaluated (and that teaches, where a method wants that).
-        aux_weight: weight of the auxiliary head's losses.
-        evaluation_statistics: batch-norm statistics of the evaluated network: recomputed on ``source`` or unlabelled
-            ``target`` training frames after the last step, or as they ran along (``running``).
+        settings: an instance of the method's ``Settings``.
 
     Attributes:
         step: number of the current step, from 0; counted by :func:`stcl.training.loop.take_step`.
@@ -76,50 +65,30 @@ class AdaptationMethod(nn.Module):
         views: a dict is filled by each step with what enters the network; None: nobody looks.
 
     Class attributes:
+        Settings: what can be set.
         pastes: whether it cuts windows of the target's size out of source clips, which must be as large then.
-        ranges: what its numbers may be, see :func:`stcl.errors.check_number`.
     """
 
+    Settings: ClassVar[type[MethodSettings]] = MethodSettings
     pastes: ClassVar[bool] = False
-    ranges: ClassVar[dict[str, Range]] = {"ema_momentum": (0, 1, "most"), "aux_weight": (0,)}
+    settings: MethodSettings
 
-    def __init__(
-        self,
-        network: VideoSegmenter,
-        space: LabelSpace,
-        seed: int = 0,
-        optimization: Optimization = Optimization(),
-        preparation: Preparation = Preparation(),
-        ema_momentum: float = 0.99,
-        aux_weight: float = 0.1,
-        evaluation_statistics: Statistics = "source",
-    ) -> None:
+    def __init__(self, network: VideoSegmenter, space: LabelSpace, seed: int, settings: MethodSettings) -> None:
         super().__init__()
-        self.check_ranges(ema_momentum=ema_momentum, aux_weight=aux_weight)
         self.network = network
         self.space = space
         self.seed = seed
-        self.optimization = optimization
-        self.preparation = preparation
-        self.aux_weight = aux_weight
-        self.evaluation_statistics = evaluation_statistics
-        self.average = EmaTeacher(network, momentum=ema_momentum, kind="ema", statistics="running")
+        self.settings = settings
+        self.optimization = settings.optimization
+        self.preparation = settings.preparation
+        self.aux_weight = settings.aux_weight
+        self.evaluation_statistics = settings.evaluation_statistics
+        self.average = EmaTeacher(network, settings.ema_momentum, statistics="running")
         self.step, self.steps, self.rank = 0, 1, 0
         self.terms: dict[str, Tensor] = {}
         self.logged: dict[str, Tensor] = {}
         self.clips: list[str] = []
         self.views: dict[str, View] | None = None
-
-    @classmethod
-    def check_ranges(cls, **numbers: float) -> None:
-        """Refuse numbers that lie out of their range."""
-        for name, number in numbers.items():
-            check_number(f"method.{name}", number, *cls.ranges[name])
-
-    @classmethod
-    def check(cls, settings: Mapping[str, Any]) -> None:
-        """Refuse settings that cannot work, known when a configuration is read; they have every argument's value."""
-        cls.check_ranges(**{name: settings[name] for name in cls.ranges})
 
     # ---- what a method declares ----
 
@@ -151,7 +120,7 @@ class AdaptationMethod(nn.Module):
         self.logged = {}
         generator = self.step_generator()
         torch.manual_seed(self.step_seed("dropout"))  # layers draw from the global generators
-        terms = self.losses(*self.prepare(batch, generator), generator)
+        terms = self.losses(*self.prepare_batch(batch, generator), generator)
         values = torch.stack(list(terms.values()))
         means = mean_over_processes(values)  # those of the whole batch
         self.terms = dict(zip(terms, means.unbind(), strict=True))
@@ -186,7 +155,7 @@ class AdaptationMethod(nn.Module):
         mixed = (self.seed * 1_000_003 + self.step) * 1_009 + self.rank
         return (mixed * 4 + get_args(Stream).index(stream)) % 2**63
 
-    def prepare(self, batch: DomainBatch, generator: torch.Generator) -> tuple[VideoClip, VideoClip | None]:
+    def prepare_batch(self, batch: DomainBatch, generator: torch.Generator) -> tuple[VideoClip, VideoClip | None]:
         """Float frames on the device, colours matched, geometry drawn for the whole clip (method sections 3.1, 3.2)."""
         preparation = self.preparation
         # mirrored as bytes, which are a fourth as large

@@ -10,29 +10,29 @@ frame by itself, the share of sure pixels weighs the unpasted part, and the mixe
 import torch
 from torch import Tensor
 
-from stcl.methods.self_training import SelfTraining
+from stcl.methods.self_training import SelfTraining, with_labels
 from stcl.ops.losses import segmentation_loss
 from stcl.ops.mixing import PAIR, choose_classes, classes_present, cut, fuse
 from stcl.types import VideoClip
 
 
 class DACS(SelfTraining):
-    """One-way ClassMix with pseudo labels; see :class:`SelfTraining` for the arguments."""
+    """One-way ClassMix with pseudo labels."""
 
     pastes = True
 
     def adapt(self, source: VideoClip, target: VideoClip, generator: torch.Generator) -> dict[str, Tensor]:
         """One step of the algorithm."""
-        pseudo = self.label_target(target, self.teacher_view(target, -self.teacher.interval))
+        pseudo = self.label_target(target, self.teacher_view(target, -self.settings.teacher.interval))
         patches = self.window(source, target).restrict(PAIR)
         present = classes_present(patches.label(0), len(self.space))
         half = choose_classes(present, (present.sum(1) + 1) // 2, generator)
-        mixed = fuse(self.with_labels(target, {0: pseudo.labels}).restrict(PAIR), [cut(patches, half)])
+        mixed = fuse(with_labels(target, {0: pseudo.labels}).restrict(PAIR), [cut(patches, half)])
         clip = self.mask(self.student_view(mixed.clip, generator), generator)
         weight = mixed.weigh(self.weigh(pseudo))
         self.show("mixed", clip, mixed.mask, weight)
         (out_s,), (out_m,) = self.segment([source.pair()], [clip.pair()])
         return {
             "source": self.source_loss(out_s, source),
-            "mixed": self.lambda_t * segmentation_loss(out_m, clip.label(0), weight, self.aux_weight),
+            "mixed": self.settings.lambda_t * segmentation_loss(out_m, clip.label(0), weight, self.aux_weight),
         }

@@ -132,11 +132,11 @@ class PatchMemory(ResizableBuffers):
         low, high = map(math.log, zoom)
         picked = self._pick(like, count, generator, self.pixels / self.pixels.sum().clamp(min=1))
         drawn = torch.rand(len(picked.frames), generator=generator, device=picked.frames.device)
-        shown = picked.label(0) != IGNORE  # (count * B, H, W)
-        kind = picked.label(0).masked_fill(~shown, 0).flatten(1).amax(1).long()  # the class of each
-        room = (self.largest[kind] / shown.sum((1, 2)).clamp(min=1)).sqrt().clamp(min=1)
-        factor = torch.minimum((low + (high - low) * drawn).exp(), room)
-        return _still(zoom_clip(picked, factor, random_pixel(shown, generator)), like, count)
+        mask = picked.label(0) != IGNORE  # (count * B, H, W)
+        classes = picked.label(0).masked_fill(~mask, 0).flatten(1).amax(1).long()  # (count * B)
+        most = (self.largest[classes] / mask.sum((1, 2)).clamp(min=1)).sqrt().clamp(min=1)
+        factor = torch.minimum((low + (high - low) * drawn).exp(), most)
+        return _still(zoom_clip(picked, factor, random_pixel(mask, generator)), like, count)
 
     def _pick(self, like: VideoClip, count: int, generator: torch.Generator, share: Tensor | None = None) -> VideoClip:
         """``count * B`` stored frames, each with the label of one rare class; no label while the bank is empty.
@@ -150,16 +150,16 @@ class PatchMemory(ResizableBuffers):
         batch, device = len(like.frames), self.frames.device
         shapes = ((batch, self.classes), (batch,))
         draws = [[torch.rand(shape, generator=generator, device=device) for shape in shapes] for _ in range(count)]
-        luck, place = (torch.cat(column) for column in zip(*draws, strict=True))  # (count * B, C), (count * B)
+        score, uniform = (torch.cat(column) for column in zip(*draws, strict=True))  # (count * B, C), (count * B)
         if share is not None:  # Efraimidis and Spirakis 2006: the largest log(U) / w belongs to each with probability w
-            luck = luck.clamp(min=torch.finfo(luck.dtype).tiny).log() / share.clamp(min=LEAST_SHARE)
+            score = score.clamp(min=torch.finfo(score.dtype).tiny).log() / share.clamp(min=LEAST_SHARE)
         filled = (self.written > 0) & self.rare
-        chosen = luck.masked_fill(~filled, -torch.inf).argmax(-1)  # (count * B)
-        newest = self.written[chosen].clamp(max=self.slots)
-        slot = chosen * self.slots + (place * newest).long()
+        chosen = score.masked_fill(~filled, -torch.inf).argmax(-1)  # (count * B)
+        kept = self.written[chosen].clamp(max=self.slots)
+        slot = chosen * self.slots + (uniform * kept).long()
         labels, frames = self.labels[slot], self.frames[slot].float().div_(255)  # (count * B, H, W), (..., 3, H, W)
-        other = (labels != chosen.view(-1, 1, 1)) | ~filled[chosen].view(-1, 1, 1)
-        return VideoClip(frames.unsqueeze(1), labels.masked_fill(other, IGNORE).unsqueeze(1), {}, (0,))
+        outside = (labels != chosen.view(-1, 1, 1)) | ~filled[chosen].view(-1, 1, 1)
+        return VideoClip(frames.unsqueeze(1), labels.masked_fill(outside, IGNORE).unsqueeze(1), {}, (0,))
 
 
 def _still(picked: VideoClip, like: VideoClip, count: int) -> list[PatchSequence]:
@@ -196,9 +196,8 @@ class ClipMemory(ResizableBuffers):
         if len(clip.frames) > 1:
             return clip.map(lambda tensor: tensor.roll(1, 0))
         labels = clip.labels if clip.labels is not None else torch.zeros(0, dtype=torch.long)
-        same_size = self.frames.shape == clip.frames.shape
-        other = clip
-        if same_size:
-            other = VideoClip(self.frames, self.labels, {(0, -1): self.flow}, clip.offsets)
+        last = clip
+        if self.frames.shape == clip.frames.shape:
+            last = VideoClip(self.frames, self.labels, {(0, -1): self.flow}, clip.offsets)
         self.frames, self.labels, self.flow = clip.frames.clone(), labels.long().clone(), clip.flow(0, -1).clone()
-        return other
+        return last

@@ -7,76 +7,137 @@ patches).
     L = L_src + L_fuse,s + lambda_T (L_trg + L_fuse,t) + 0.01 L_align
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import ClassVar, Literal
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from stcl.errors import SettingError, unknown_name
+from stcl.fields import Group, Span, group
+from stcl.labels import LabelSpace
 from stcl.methods.memory import PrototypeBank
 from stcl.methods.patches import ClipMemory, PatchMemory
-from stcl.methods.self_training import SelfTraining, choose_labels
-from stcl.methods.settings import Alignment, FeatureFusion, Masking, SequenceFusion, check_fusion
-from stcl.models import Tap
+from stcl.methods.self_training import SelfTraining, choose_labels, with_labels
+from stcl.methods.settings import Masking, MethodSettings, SelfTrainingSettings
+from stcl.models import Tap, VideoSegmenter
 from stcl.models.segmenter import segment_together
-from stcl.ops.align import aggregate, class_centroids, contrastive, mmd, temporal_weights
+from stcl.ops.align import Centroids, aggregate, class_centroids, contrastive, mmd, temporal_weights
 from stcl.ops.losses import segmentation_loss
 from stcl.ops.mixing import PAIR, FusedClip, PatchSequence, choose_classes, classes_present, cut, fuse
 from stcl.ops.pseudo_labels import Choice, ignore_unsure
 from stcl.types import ClipSpec, FramePair, SegOutput, VideoClip
 
 
-class STCL(SelfTraining):
-    """The method; each part has its switch, and those that have not earned their place are off.
+@group
+class SequenceFusion(Group):
+    """Fusion at the image-sequence level (section 3.4); close-ups are beyond the paper."""
 
-    For further arguments see :class:`SelfTraining`.
+    source_patches: bool = Field(default=True, description="Paste patches of another source clip.")
+    target_patches: bool = Field(default=False, description="Paste confident patches of another target clip.")
+    random_classes: int = Field(default=2, ge=0, description="How many random classes a patch sequence takes.")
+    long_tail_patches: int = Field(default=2, ge=0, description="Patches from the bank of rare-class frames.")
+    close_ups: int = Field(default=1, ge=0, description="Enlarged patches from the bank.")
+    close_up_zoom: Span = Field(default=(1.0, 4.0), description="Range of their enlargement.")
+    rare_classes: list[str] | None = Field(
+        default=None, description="Names of the rare classes; null: from the source's pixel frequencies."
+    )
+    confidence: float = Field(
+        default=0.9, ge=0, lt=1, description="Target patches take pixels whose label has a probability above this."
+    )
+    bank_slots: int = Field(default=4, ge=1, description="Frames kept for each rare class.")
+    into_source: bool = Field(default=False, description="Paste patches into the source clip: `F_s`.")
+    into_target: bool = Field(default=True, description="Paste patches into the target clip: `F_t`.")
+    during_warmup: bool = Field(
+        default=False, description="Train on `F_s`, with patches of the source, from the first step on."
+    )
 
-    Args:
-        consistency: train on the strongly augmented target clip with the cross-frame pseudo labels.
-        masking: squares that are hidden from the student; beyond the paper.
-        labels: how pixels are labelled, see :class:`SelfTraining`; the paper's are the likeliest.
-        sequence_fusion, feature_fusion, alignment: the parts.
-    """
 
-    pastes = True
+@group
+class FeatureFusion(Group):
+    """Fusion at the feature level (section 3.5): ``0.3 g(F_s) + 0.7 g(F_t)`` inside the patches."""
 
-    def __init__(
-        self,
-        *args: Any,
-        consistency: bool = True,
-        masking: Masking = Masking(share=0.5),
-        labels: Choice = "expected_iou",
-        sequence_fusion: SequenceFusion = SequenceFusion(),
-        feature_fusion: FeatureFusion = FeatureFusion(),
-        alignment: Alignment = Alignment(),
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, masking=masking, labels=labels, **kwargs)
-        check_fusion(sequence_fusion, feature_fusion)
-        self.consistency = consistency
-        self.fusion, self.feature_fusion, self.alignment = sequence_fusion, feature_fusion, alignment
-        backbone = self.network.backbone
-        if feature_fusion.stage is not None and feature_fusion.stage not in backbone.stages:
-            raise SettingError(unknown_name("method.feature_fusion.stage", feature_fusion.stage, backbone.stages))
-        if feature_fusion.stage is not None and self.shared_statistics:
+    stage: str | None = Field(
+        default=None,
+        description="Backbone stage whose output is fused, which needs patches in both domains (`into_source`, "
+        "`into_target`); null: off. `small`: `stage1`, `stage2`, `stage3`, `decode8`, `decode4`; ResNets: `layer1` to "
+        "`layer4`; others: docs/networks.md.",
+    )
+    source_share: float = Field(default=0.3, ge=0, le=1, description="Weight of the source features.")
+    start: float = Field(default=0.2, ge=0, le=1, description="Share of the steps after which it begins.")
+
+
+@group
+class Alignment(Group):
+    """Category-aware alignment (section 3.6)."""
+
+    form: Literal["mmd", "contrastive"] | None = Field(
+        default=None,
+        description="Distance of the class centroids: `mmd` as published, `contrastive` against running source "
+        "centroids; null: off.",
+    )
+    weight: float = Field(default=0.01, ge=0, description="Of the loss.")
+    pairs: int = Field(
+        default=1, ge=1, le=2, description="1: the pair (t, t-1); 2: also (t, t-h-1), averaged along time."
+    )
+    adaptive: bool = Field(
+        default=False, description="Weight the pairs by `softmax(-mean entropy)`, in nats, instead of equally."
+    )
+    minimum_pixels: int = Field(default=5, ge=1, description="A class with fewer pixels has no centroid.")
+    temperature: float = Field(default=0.1, gt=0, description="Of the contrastive form.")
+
+
+@group
+class StclSettings(SelfTrainingSettings):
+    """Each part has its switch, and those that have not earned their place are off."""
+
+    consistency: bool = Field(
+        default=True, description="Train on the augmented target with the cross-frame pseudo labels."
+    )
+    masking: Masking = Masking(share=0.5)
+    labels: Choice = "expected_iou"
+    sequence_fusion: SequenceFusion = SequenceFusion()
+    feature_fusion: FeatureFusion = FeatureFusion()
+    alignment: Alignment = Alignment()
+
+    @model_validator(mode="after")
+    def _check_feature_fusion(self) -> "StclSettings":
+        """Features are fused where both domains hold the same patches, and the source's are known first."""
+        stage, fusion = self.feature_fusion.stage, self.sequence_fusion
+        patches = fusion.source_patches or fusion.target_patches or fusion.long_tail_patches + fusion.close_ups > 0
+        if stage is not None and not (patches and fusion.into_source and fusion.into_target):
+            raise SettingError(
+                f"method.feature_fusion.stage {stage} does nothing unless the same patches go into both domains: set "
+                "method.sequence_fusion.into_source and into_target to true and keep a kind of patches, or set "
+                "method.feature_fusion.stage to null."
+            )
+        if stage is not None and self.shared_statistics:
             raise SettingError(
                 "method.feature_fusion needs the source's features before the target's: set "
                 "method.shared_statistics to false, or method.feature_fusion.stage to null."
             )
-        names, classes = sequence_fusion.rare_classes, len(self.space)
-        rare = None if names is None else [self.space.index(name) for name in names]
-        self.bank = PatchMemory(classes, sequence_fusion.bank_slots, rare)
-        self.other_source, self.other_target = ClipMemory(), ClipMemory()
-        self.prototypes = PrototypeBank(classes, backbone.channels[self._aligned_stage])
+        return self
 
-    @classmethod
-    def check(cls, settings: Mapping[str, Any]) -> None:
-        """Feature-level fusion also needs the same patches in both domains."""
-        super().check(settings)
-        check_fusion(settings["sequence_fusion"], settings["feature_fusion"])
+
+class STCL(SelfTraining):
+    """The method."""
+
+    Settings: ClassVar[type[MethodSettings]] = StclSettings
+    pastes = True
+    settings: StclSettings
+
+    def __init__(self, network: VideoSegmenter, space: LabelSpace, seed: int, settings: StclSettings) -> None:
+        super().__init__(network, space, seed, settings)
+        fusion, stage, stages = settings.sequence_fusion, settings.feature_fusion.stage, network.backbone.stages
+        if stage is not None and stage not in stages:
+            raise SettingError(unknown_name("method.feature_fusion.stage", stage, stages))
+        rare = None if fusion.rare_classes is None else [space.index(name) for name in fusion.rare_classes]
+        self.bank = PatchMemory(len(space), fusion.bank_slots, rare)
+        self.other_source, self.other_target = ClipMemory(), ClipMemory()
+        self.aligned_stage = stages[-1]
+        self.prototypes = PrototypeBank(len(space), network.backbone.channels[self.aligned_stage])
 
     @property
     def target_spec(self) -> ClipSpec:
@@ -89,8 +150,8 @@ class STCL(SelfTraining):
         return self._along_time(super().student_spec)
 
     def _along_time(self, spec: ClipSpec) -> ClipSpec:
-        earlier = -self.teacher.interval - 1
-        if self.alignment.form is None or self.alignment.pairs == 1 or (0, earlier) in spec.flows:
+        earlier = -self.settings.teacher.interval - 1
+        if self.settings.alignment.form is None or self.settings.alignment.pairs == 1 or (0, earlier) in spec.flows:
             return spec
         frames = spec.frames if earlier in spec.frames else (*spec.frames, earlier)
         return replace(spec, frames=frames, flows=(*spec.flows, (0, earlier)))
@@ -99,50 +160,50 @@ class STCL(SelfTraining):
         """The long-tail bank fills from the first step on."""
         window = source if target is None else self.window(source, target)
         self.bank.add(window)
-        if self.fusion.during_warmup and (target is None or self.step < self.warmup):
-            return self.fuse_source(source, window.restrict(PAIR), generator)
-        return super().losses(source, target, generator)
-
-    def fuse_source(self, source: VideoClip, window: VideoClip, generator: torch.Generator) -> dict[str, Tensor]:
-        """A step without the target: the source, and ``F_s`` with patches of the source."""
+        warming_up = target is None or self.step < self.settings.warmup
+        if not (self.settings.sequence_fusion.during_warmup and warming_up):
+            return super().losses(source, target, generator)
+        # without the target: the source, and F_s with patches of the source
         self.show("source", source)
+        window = window.restrict(PAIR)
         fused = fuse(window, self.draw_patches(window, None, generator))
-        output, out_fs = segment_together(self.network, _pairs(source.pair(), fused))
+        output, out_fs = segment_together(self.network, [source.pair(), fused.pair()])
         terms = {"source": self.source_loss(output, source)}
-        return terms | {"fused_source": self._fused_loss("fused_source", out_fs, fused, None)}
+        return terms | {"fused_source": self.fused_loss("fused_source", out_fs, fused, None)}
 
     def adapt(self, source: VideoClip, target: VideoClip, generator: torch.Generator) -> dict[str, Tensor]:
         """One step of the algorithm."""
+        setting, fusion, h = self.settings, self.settings.sequence_fusion, self.settings.teacher.interval
         # Cross-frame pseudo labels yhat with confidence q
-        earlier = self.teacher_view(target, -self.teacher.interval)
+        earlier = self.teacher_view(target, -h)
         pseudo = self.label_target(target, earlier)
         weight = self.weigh(pseudo)
-        view = self.student_view(self.with_labels(target, {0: pseudo.labels}), generator)
+        view = self.student_view(with_labels(target, {0: pseudo.labels}), generator)
         # Both fused domains: the same patch sequences in two contexts
         window, confident = self.window(source, target).restrict(PAIR), None
-        if self.fusion.target_patches:  # whose mask at t-1 needs labels of t-1
-            before_view = earlier if self.teacher.interval == 1 else self.teacher_view(target, -1)
-            before = choose_labels(before_view, self.expected)
-            sure = {at: ignore_unsure(labels, self.fusion.confidence) for at, labels in ((0, pseudo), (-1, before))}
-            confident = self.with_labels(view, sure).restrict(PAIR)
+        if fusion.target_patches:  # whose mask at t-1 needs labels of t-1
+            before = choose_labels(earlier if h == 1 else self.teacher_view(target, -1), self.expected)
+            sure = {at: ignore_unsure(labels, fusion.confidence) for at, labels in ((0, pseudo), (-1, before))}
+            confident = with_labels(view, sure).restrict(PAIR)
         patches = self.draw_patches(window, confident, generator)
-        fused_s = fuse(window, patches) if patches and self.fusion.into_source else None
-        fused_t = fuse(view.restrict(PAIR), patches) if patches and self.fusion.into_target else None
+        fused_s = fuse(window, patches) if patches and fusion.into_source else None
+        fused_t = fuse(view.restrict(PAIR), patches) if patches and fusion.into_target else None
         # One pass per domain; without patches F_s and F_t would be the clips themselves
         view = self.mask(view, generator)
-        pairs = self._target_pairs(view)
-        tap = partial(self._feature_tap, fused_t.mask) if fused_s is not None and fused_t is not None else None
-        (out_s, *out_fs), out_t = self.segment(_pairs(source.pair(), fused_s), _pairs(*pairs, fused_t), tap)
+        pairs = self.target_pairs(view)
+        tap = partial(self.feature_tap, fused_t.mask) if fused_s is not None and fused_t is not None else None
+        pairs_s, pairs_t = ([fused.pair()] if fused is not None else [] for fused in (fused_s, fused_t))
+        (out_s, *out_fs), out_t = self.segment([source.pair(), *pairs_s], [*pairs, *pairs_t], tap)
         terms = {"source": self.source_loss(out_s, source)}
         if fused_s is not None:
-            terms["fused_source"] = self._fused_loss("fused_source", out_fs[0], fused_s, None)
+            terms["fused_source"] = self.fused_loss("fused_source", out_fs[0], fused_s, None)
         if fused_t is not None:
-            terms["fused_target"] = self.lambda_t * self._fused_loss("fused_target", out_t[-1], fused_t, weight)
-        if self.consistency:
+            terms["fused_target"] = setting.lambda_t * self.fused_loss("fused_target", out_t[-1], fused_t, weight)
+        if setting.consistency:
             self.show("target", view, weight=weight)
-            terms["target"] = self.lambda_t * segmentation_loss(out_t[0], pseudo.labels, weight, self.aux_weight)
-        if self.alignment.form is not None:
-            terms["align"] = self.alignment.weight * self.align(out_s, source.label(0), out_t[: len(pairs)])
+            terms["target"] = setting.lambda_t * segmentation_loss(out_t[0], pseudo.labels, weight, self.aux_weight)
+        if setting.alignment.form is not None:
+            terms["align"] = setting.alignment.weight * self.align(out_s, source.label(0), out_t[: len(pairs)])
         return terms
 
     def draw_patches(
@@ -155,56 +216,40 @@ class STCL(SelfTraining):
             confident: target clips with the labels that are sure enough; None for patches of the source alone.
             generator: of the draws.
         """
-        setting, classes = self.fusion, len(self.space)
+        setting, classes = self.settings.sequence_fusion, len(self.space)
         patches: list[PatchSequence] = []
         chosen_s = None
         if setting.source_patches:
-            other = self.other_source.exchange(source)
-            present = classes_present(other.label(0), classes)
+            clip = self.other_source.exchange(source)
+            present = classes_present(clip.label(0), classes)
             chosen_s = choose_classes(present, setting.random_classes, generator, always=self.bank.rare)
-            patches.append(cut(other, chosen_s))
+            patches.append(cut(clip, chosen_s))
         if confident is not None:
-            other = self.other_target.exchange(confident)
-            present = classes_present(other.label(0), classes)
-            patches.append(cut(other, choose_classes(present, setting.random_classes, generator, exclude=chosen_s)))
+            clip = self.other_target.exchange(confident)
+            present = classes_present(clip.label(0), classes)
+            patches.append(cut(clip, choose_classes(present, setting.random_classes, generator, exclude=chosen_s)))
         patches += self.bank.close_ups(source, setting.close_ups, setting.close_up_zoom, generator)
         return patches + self.bank.draw(source, setting.long_tail_patches, generator)
 
-    def align(self, out_s: SegOutput, label_s: Tensor, out_t: list[SegOutput]) -> Tensor:
-        """Distance between source and target class centroids, the target's aggregated along time (section 3.6)."""
-        setting, classes, stage = self.alignment, len(self.space), self._aligned_stage
-        target_centroids = aggregate(
-            [
-                class_centroids(out.features[stage], out.logits.argmax(1), classes, setting.minimum_pixels)
-                for out in out_t
-            ],
-            temporal_weights([out.logits for out in out_t], setting.adaptive),
-        )
-        source_centroids = class_centroids(out_s.features[stage], label_s, classes, setting.minimum_pixels)
-        if setting.form == "contrastive":
-            return contrastive(target_centroids, self.prototypes.update(source_centroids), setting.temperature)
-        return mmd(source_centroids, target_centroids)
+    def fused_loss(self, name: str, output: SegOutput, fused: FusedClip, weight: Tensor | None) -> Tensor:
+        """``CE(z(F), y_fused)``; pasted pixels are sure, whatever ``weight`` the others have."""
+        weight = fused.weigh(weight)
+        self.show(name, fused.clip, fused.mask, weight)
+        return segmentation_loss(output, fused.clip.label(0), weight, self.aux_weight)
 
-    def moving_statistics(self) -> list[Tensor]:
-        """The running source centroids move, too."""
-        return [*super().moving_statistics(), *self.prototypes.buffers()]
-
-    # ---- small pieces ----
-
-    @property
-    def _aligned_stage(self) -> str:
-        return self.network.backbone.stages[-1]
-
-    def _target_pairs(self, target: VideoClip) -> list[FramePair]:
+    def target_pairs(self, target: VideoClip) -> list[FramePair]:
         """Pairs of the target alone that the terms need: (t, t-1), for the alignment along time (t, t-h-1), too."""
-        pair = target.pair()
-        if self.alignment.form is not None and self.alignment.pairs == 2:  # one current frame, which is encoded once
-            return [pair, target.pair(0, -self.teacher.interval - 1)._replace(current=pair.current)]
-        return [pair] if self.consistency or self.alignment.form is not None else []
+        pair, alignment = target.pair(), self.settings.alignment
+        if alignment.form is None:
+            return [pair] if self.settings.consistency else []
+        if alignment.pairs == 1:
+            return [pair]
+        earlier = target.pair(0, -self.settings.teacher.interval - 1)
+        return [pair, earlier._replace(current=pair.current)]  # one current frame, which is encoded once
 
-    def _feature_tap(self, mask: Tensor, out_fs: SegOutput) -> Tap | None:
+    def feature_tap(self, mask: Tensor, out_fs: SegOutput) -> Tap | None:
         """Replaces ``g(F_t)`` by ``0.3 g(F_s) + 0.7 g(F_t)`` inside the patches; the last rows of the pass are F_t."""
-        setting = self.feature_fusion
+        setting = self.settings.feature_fusion
         if setting.stage is None or self.step < setting.start * self.steps:
             return None
         source_features = out_fs.features[setting.stage]
@@ -221,11 +266,22 @@ class STCL(SelfTraining):
 
         return tap
 
-    def _fused_loss(self, name: str, output: SegOutput, fused: FusedClip, weight: Tensor | None) -> Tensor:
-        weight = fused.weigh(weight)
-        self.show(name, fused.clip, fused.mask, weight)
-        return segmentation_loss(output, fused.clip.label(0), weight, self.aux_weight)
+    def align(self, out_s: SegOutput, label_s: Tensor, out_t: list[SegOutput]) -> Tensor:
+        """Distance between source and target class centroids, the target's aggregated along time (section 3.6)."""
+        setting, stage = self.settings.alignment, self.aligned_stage
 
+        def centroids(output: SegOutput, labels: Tensor) -> Centroids:
+            return class_centroids(output.features[stage], labels, len(self.space), setting.minimum_pixels)
 
-def _pairs(*parts: FramePair | FusedClip | None) -> list[FramePair]:
-    return [part if isinstance(part, FramePair) else part.pair() for part in parts if part is not None]
+        target_centroids = aggregate(
+            [centroids(output, output.logits.argmax(1)) for output in out_t],
+            temporal_weights([output.logits for output in out_t], setting.adaptive),
+        )
+        source_centroids = centroids(out_s, label_s)
+        if setting.form == "contrastive":
+            return contrastive(target_centroids, self.prototypes.update(source_centroids), setting.temperature)
+        return mmd(source_centroids, target_centroids)
+
+    def moving_statistics(self) -> list[Tensor]:
+        """The running source centroids move, too."""
+        return [*super().moving_statistics(), *self.prototypes.buffers()]

@@ -19,7 +19,7 @@ from stcl.models.fusion import FUSIONS, ScoreFusion
 from stcl.models.heads import HEADS, Head, HeadSettings, TpsHead
 from stcl.models.norms import PassStatistics, hold_statistics, inference_statistics, recalibrate
 from stcl.models.segmenter import VideoSegmenter, segment_together
-from stcl.models.teacher import EmaTeacher, TeacherKind
+from stcl.models.teacher import EmaTeacher, FrozenTeacher, SelfTeacher, TeacherNetwork
 from stcl.models.weights.own import load_weights, save_weights
 
 __all__ = [
@@ -28,12 +28,14 @@ __all__ = [
     "HEADS",
     "Backbone",
     "EmaTeacher",
+    "FrozenTeacher",
     "Head",
     "HeadSettings",
     "PassStatistics",
     "ScoreFusion",
+    "SelfTeacher",
     "Tap",
-    "TeacherKind",
+    "TeacherNetwork",
     "VideoSegmenter",
     "build_segmenter",
     "hold_statistics",

@@ -5,54 +5,46 @@ flow together. Every random number comes from the caller's generator. Colours fo
 jitter (factors, not offsets; contrast about the mean of the grey image) in a fixed order.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from kornia.filters import filter2d_separable
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from stcl.errors import SettingError
+from stcl.fields import Group, group
 from stcl.labels import IGNORE
 from stcl.ops.warp import flip_flow, resize_flow
 from stcl.types import VideoClip
 
 
-@dataclass(frozen=True)
-class StrongAugmentation:
-    """Strong augmentation; the defaults are the published ones for 1024x512 frames.
+@group
+class StrongAugmentation(Group):
+    """Strong augmentation; the defaults are the published ones for 1024x512 frames."""
 
-    Args:
-        jitter_probability: of colour jitter, per clip.
-        brightness: the factor is drawn from 1 - brightness .. 1 + brightness, not below 0.
-        contrast: likewise, about the clip's mean grey.
-        saturation: likewise, 0 is grey.
-        hue: largest shift as a share of the colour circle, 0..0.5.
-        grey_probability: of dropping the colours.
-        blur_probability: of Gaussian blur.
-        blur_kernels_px: sizes of the blur, of which one is drawn, in pixels of the frames as they are trained on: odd
-            numbers. The standard deviation follows from the size.
-    """
+    jitter_probability: float = Field(default=0.8, ge=0, le=1, description="Of colour jitter, for each clip.")
+    brightness: float = Field(
+        default=0.8, ge=0, description="The factor is drawn from 1 - value to 1 + value, not below 0."
+    )
+    contrast: float = Field(default=0.8, ge=0, description="Likewise, about the clip's mean grey.")
+    saturation: float = Field(default=0.8, ge=0, description="Likewise; 0 is grey.")
+    hue: float = Field(default=0.2, ge=0, le=0.5, description="Largest shift as a share of the colour circle.")
+    grey_probability: float = Field(default=0.2, ge=0, le=1, description="Of dropping the colours.")
+    blur_probability: float = Field(default=0.6, ge=0, le=1, description="Of Gaussian blur.")
+    blur_kernels_px: tuple[int, ...] = Field(
+        default=(5, 7, 9),
+        description="Sizes of the blur in pixels of the frames as they are trained on, odd; one is drawn. The standard "
+        "deviation follows from the size.",
+    )
 
-    jitter_probability: float = 0.8
-    brightness: float = 0.8
-    contrast: float = 0.8
-    saturation: float = 0.8
-    hue: float = 0.2
-    grey_probability: float = 0.2
-    blur_probability: float = 0.6
-    blur_kernels_px: tuple[int, ...] = (5, 7, 9)
-
-    def __post_init__(self) -> None:
-        for name in ("jitter_probability", "grey_probability", "blur_probability"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise SettingError(f"{name} is a probability 0..1, not {getattr(self, name)}.")
-        for name, largest in (("brightness", None), ("contrast", None), ("saturation", None), ("hue", 0.5)):
-            value = getattr(self, name)
-            if value < 0 or (largest is not None and value > largest):
-                raise SettingError(f"{name} is at least 0{f' and at most {largest}' if largest else ''}, not {value}.")
-        if not self.blur_kernels_px or any(size < 1 or size % 2 == 0 for size in self.blur_kernels_px):
-            raise SettingError(f"blur_kernels_px takes odd numbers of at least 1, not {self.blur_kernels_px}.")
+    @field_validator("blur_kernels_px")
+    @classmethod
+    def _check_odd(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        if not sizes or any(size < 1 or size % 2 == 0 for size in sizes):
+            raise SettingError(f"{{key}} takes odd numbers of at least 1 and at least one of them, not {list(sizes)}.")
+        return sizes
 
 
 NO_AUGMENTATION = StrongAugmentation(jitter_probability=0, grey_probability=0, blur_probability=0)

@@ -40,12 +40,12 @@ def load_settings(path: Path, overrides: list[str] | None = None, preset: str | 
 
     def where(key: str) -> str:
         """The command line, or the file that a key stands in."""
-        if any(f"{key}.".startswith(f"{other}.") or other.startswith(f"{key}.") for other in pairs):
+        if any(f"{key}.".startswith(f"{set_here}.") or set_here.startswith(f"{key}.") for set_here in pairs):
             return "command line"
         return next((str(file) for file, layer in layers if _holds(layer, key)), str(path))
 
     settings = check_settings(data, where)
-    if preset is not None and CROP not in pairs and (crop := settings.method["preparation"].crop) is not None:
+    if preset is not None and CROP not in pairs and (crop := settings.method.preparation.crop) is not None:
         sizes = (settings.source.size, settings.target.size)
         fitted = tuple(min(sides) for sides in zip(crop, *filter(None, sizes), strict=True))
         set_key(data, CROP, None if sizes == (fitted, fitted) else [*fitted])

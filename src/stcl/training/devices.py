@@ -97,7 +97,7 @@ def explained_failures(settings: Settings, folder: RunFolder | None = None) -> I
     except (RuntimeError, MemoryError) as error:
         sentence = str(error).splitlines()[0].strip() if str(error) else ""
         if lacks_memory(error):
-            training, crop = settings.training, settings.method["preparation"].crop
+            training, crop = settings.training, settings.method.preparation.crop
             raise TrainingError(
                 f"The device's memory is too small ({sentence}). Start a new run with --preset 24gb, 16gb or 8gb, or "
                 "with one of these, the gentlest first: training.gradient_checkpointing true (now "

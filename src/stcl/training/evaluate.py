@@ -173,7 +173,7 @@ def predicted_ids(network: VideoSegmenter, clip: VideoClip) -> Tensor:
 def statistics_of(network: VideoSegmenter, settings: Settings) -> str:
     """What the network's norms normalise with, in words."""
     if norm_layers(network):
-        return f"{settings.method['evaluation_statistics']} batch-norm statistics"
+        return f"{settings.method.evaluation_statistics} batch-norm statistics"
     fixed = any(isinstance(layer, FixedBatchNorm) for layer in network.modules())
     return "those of the starting weights" if fixed else "each frame's own"
 

@@ -48,17 +48,13 @@ class OpenedModel:
 def clip_specs(settings: Settings) -> tuple[ClipSpec, ClipSpec | None]:
     """The source and the target clips that a run's method wants, known without weights; the target's has no labels."""
     with torch.device("meta"):
-        method = settings.method_class(
-            network=untrained(settings), space=settings.space, seed=settings.seed, **settings.method
-        )
+        method = settings.method_class(untrained(settings), settings.space, settings.seed, settings.method)
     return method.source_spec, None if method.target_spec is None else method.target_spec.without_labels()
 
 
 def build_method(settings: Settings) -> AdaptationMethod:
     """The method of the settings around its network."""
-    return settings.method_class(
-        network=build_network(settings), space=settings.space, seed=settings.seed, **settings.method
-    )
+    return settings.method_class(build_network(settings), settings.space, settings.seed, settings.method)
 
 
 def prepare_networks(method: AdaptationMethod, training: TrainingSettings) -> None:
@@ -85,8 +81,9 @@ def build_network(settings: Settings) -> VideoSegmenter:
         known = inspect.signature(BACKBONES[setting.backbone]).parameters
         built = {key: known[key].default for key in known} | (setting.backbone_settings or {})
         random = transfer_weights(network, resolve_weights(setting.weights), settings.space.names, built)
-        if len(random) == len(settings.space) and "teacher" in settings.method:
-            settings.method["teacher"].check_untrained_start(settings.method["warmup"], setting.weights)
+        mistake = settings.method.untrained_start(setting.weights)
+        if len(random) == len(settings.space) and mistake:
+            raise SettingError(mistake)
     return network
 
 

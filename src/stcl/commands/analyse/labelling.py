@@ -17,7 +17,7 @@ from stcl.data import ClipDataset, make_eval_loader
 from stcl.errors import CheckpointError, DataError
 from stcl.methods.memory import ExpectedIou
 from stcl.methods.self_training import carry_labels, view_of
-from stcl.methods.settings import Teacher
+from stcl.methods.settings import SelfTrainingSettings, Teacher
 from stcl.models import VideoSegmenter, load_weights
 from stcl.models.norms import PassStatistics, inference_statistics
 from stcl.ops.losses import upsample
@@ -74,9 +74,10 @@ class Run:
                 f"{path} has neither snapshots nor {folder.weights.name}: nothing to analyse. Finish the run with "
                 f"stcl train --resume {path}, or train with --training.snapshot_every N."
             )
-        teacher, choice = settings.method.get("teacher"), settings.method.get("labels", "likeliest")
-        threshold = settings.method.get("threshold", 0.9)
-        return cls(folder, settings, teacher or Teacher(interval=0), choice, threshold, snapshots)
+        method = settings.method
+        if isinstance(method, SelfTrainingSettings):
+            return cls(folder, settings, method.teacher, method.labels, method.threshold, snapshots)
+        return cls(folder, settings, Teacher(interval=0), "likeliest", 0.9, snapshots)
 
     def networks(self, step: int) -> dict[str, VideoSegmenter]:
         """Teacher and student of a snapshot, by role."""

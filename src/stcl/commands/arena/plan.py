@@ -5,29 +5,31 @@ What has been done is read off the run folders alone, so that an arena goes on a
 
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_origin, get_type_hints
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from stcl.errors import SettingError, unknown_name
+from stcl.fields import AnyGroup, Group, group, read
 from stcl.files.names import file_name
 from stcl.files.paths import real_path
 from stcl.resources import config_path
 from stcl.training.checking import check_settings
 from stcl.training.checkpoint import FREE_KEYS, changed_keys
 from stcl.training.config import merge, read_yaml
-from stcl.training.kinds import fits, shown, wanted
 from stcl.training.run_folder import RunFolder
 from stcl.training.settings import Settings
 
 HARMLESS_KEYS = FREE_KEYS | {"name", "title", "flow.cache"}
 """What may differ between a run and its plan, because it is not what the run computes."""
 
-Group = TypeVar("Group")
+Natural = Annotated[int, Field(ge=0)]
 
 
-@dataclass(frozen=True)
-class Streets:
+@group
+class Streets(Group):
     """TwinStreets that an arena renders for one of its pairs, as docs/data.md does for the benchmark.
 
     Args:
@@ -38,15 +40,15 @@ class Streets:
         source_only: the target is another data set.
     """
 
-    style_seed: int = 0
-    size: tuple[int, int] = (256, 128)
-    clips: int = 300
-    unseen: int = 150
+    style_seed: Natural = 0
+    size: tuple[Natural, Natural] = (256, 128)
+    clips: Natural = 300
+    unseen: Natural = 150
     source_only: bool = False
 
 
-@dataclass(frozen=True)
-class Pair:
+@group
+class Pair(Group):
     """A source and a target.
 
     Args:
@@ -58,11 +60,11 @@ class Pair:
 
     configs: str
     streets: dict[str, Any] | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = Field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Row:
+@group
+class Row(Group):
     """A row of the table.
 
     Args:
@@ -72,12 +74,12 @@ class Row:
     """
 
     config: str | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
-    seeds: list[int] | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
+    seeds: list[Natural] | None = None
 
 
-@dataclass(frozen=True)
-class Plan:
+@group
+class Plan(Group):
     """What an arena's file says.
 
     Args:
@@ -92,11 +94,11 @@ class Plan:
 
     name: str
     reference: str
-    seeds: list[int]
+    seeds: list[Natural]
     methods: dict[str, Any]
     pairs: dict[str, Any]
     title: str | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -251,10 +253,10 @@ class Arena:
         for where, layer in layers.items():
             if "seed" in layer:
                 raise SettingError(f"{self.path}: {where}.seed: an arena's seeds stand in its key 'seeds'.")
-            for group in groups:
-                if isinstance(layer.get(group), dict) and "root" in layer[group]:
+            for side in groups:
+                if isinstance(layer.get(side), dict) and "root" in layer[side]:
                     raise SettingError(
-                        f"{self.path}: {where}.{group}.root and pairs.{name}.streets both say where the {group} lies. "
+                        f"{self.path}: {where}.{side}.root and pairs.{name}.streets both say where the {side} lies. "
                         "Take one of them out."
                     )
 
@@ -265,23 +267,6 @@ def slug(name: str) -> str:
     return plain and file_name(plain)
 
 
-def _read(kind: type[Group], data: Any, place: str) -> Group:
-    """Plain data as the dataclass that describes them; nothing reads as a group without keys."""
-    data = {} if data is None else data
-    hints, names = get_type_hints(kind), [item.name for item in fields(kind)]  # type: ignore[arg-type]
-    if not isinstance(data, dict):
-        raise SettingError(f"{place}: expected keys ({', '.join(names)}), found {shown(data)}.")
-    for key, value in data.items():
-        if key not in hints:
-            raise SettingError(f"{place}: {unknown_name('key', key, names)}")
-        if not fits(value, hints[key]):
-            raise SettingError(f"{place}: {key} must be {wanted(hints[key])}, found {shown(value)}.")
-        smallest = min(
-            (item for item in (value if isinstance(value, list) else [value]) if type(item) is int), default=0
-        )
-        if smallest < 0:
-            raise SettingError(f"{place}: {key} must be at least 0, found {shown(value)}.")
-    for item in fields(kind):  # type: ignore[arg-type]
-        if item.name not in data and item.default is MISSING and item.default_factory is MISSING:
-            raise SettingError(f"{place}: the key '{item.name}' is missing. Known: {', '.join(names)}.")
-    return kind(**{key: tuple(value) if get_origin(hints[key]) is tuple else value for key, value in data.items()})
+def _read(kind: type[AnyGroup], data: Any, place: str) -> AnyGroup:
+    """Plain data as the group that describes them; nothing reads as a group without keys."""
+    return read(kind, {} if data is None else data, lambda _: place)

@@ -259,7 +259,7 @@ def _write(arena: Arena, jobs: list[Job], failed: dict[str, str]) -> ArenaTable:
     """The table of what is done, in all its forms."""
     plans: dict[str, dict[str, RowPlan]] = {pair: {} for pair in arena.pairs}
     for job in jobs:
-        row = plans[job.pair].setdefault(job.row, RowPlan(job.settings.title, job.settings.oracle, {}))
+        row = plans[job.pair].setdefault(job.row, RowPlan(str(job.settings.title), job.settings.oracle, {}))
         row.folders[job.seed] = job.folder
     table = read_table(arena.title or arena.name, arena.reference, plans, failed)
     write_table(table, arena.out)

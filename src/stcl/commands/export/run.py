@@ -17,10 +17,10 @@ from stcl.commands.export.parity import compare, random_pairs
 from stcl.errors import DataError, SettingError, lookup
 from stcl.files.writing import write_atomic
 from stcl.labels import IGNORE
+from stcl.methods.settings import check_frame_size
 from stcl.models import VideoSegmenter
 from stcl.protocols import RESOLUTION, SELECTION, protocol_of
 from stcl.terminal import counted
-from stcl.training.checking import check_frame_size
 from stcl.training.domains import training_clips
 from stcl.training.model_folder import (
     ABOUT,

@@ -129,7 +129,7 @@ def _measure(settings: Settings, own: OwnFiles, pairs: int, names: list[str], qu
                     kept.append(pictures)
                 progress.advance(task, len(names))
             described.append({"role": role, "data": str(clips.dataset), **_described(clips, flows, quality, kept)})
-    record = {"schema": SCHEMA, "title": settings.title, "flows": names, "domains": described}
+    record: dict[str, Any] = {"schema": SCHEMA, "title": settings.title, "flows": names, "domains": described}
     record |= {"largest_error": 255 * LARGEST_ERROR, "date": time.strftime("%Y-%m-%d"), "files": files}
     write_atomic(out / RECORD, json.dumps(record, indent=1).encode())
     return out

@@ -23,6 +23,7 @@ from stcl.files.writing import write_atomic
 from stcl.labels import IGNORE
 from stcl.methods import DomainBatch
 from stcl.methods.base import View
+from stcl.methods.settings import SelfTrainingSettings
 from stcl.training.checkpoint import Resume, find_checkpoint, read_checkpoint
 from stcl.training.devices import explained_failures, make_fabric
 from stcl.training.domains import DomainData
@@ -82,7 +83,7 @@ def _inspect(subject: Settings | Path, out: Path, steps: int) -> Path:
             for name, count in count_pixels(method.views, len(settings.space)).items():
                 counts[name] = counts.get(name, 0) + count
     record = _describe(settings, counts, training.reports.skipped, start.step, steps)
-    record["warmup"] = {"configured": subject.method.get("warmup", 0), "used": settings.method.get("warmup", 0)}
+    record["warmup"] = {"configured": _warmup(subject), "used": _warmup(settings)}
     record["logged"] = {name: float(value) for name, value in method.logged.items()}
     record["views"], pictures = {}, dict[str, NDArray[np.uint8]]()
     for name, view in (method.views or {}).items():
@@ -157,12 +158,16 @@ def draw_view(name: str, view: View, batch: DomainBatch) -> tuple[list[dict[str,
 
 def _watched(settings: Settings, first: int, steps: int) -> Settings:
     """The settings with as much of the warm-up as is behind them, on one device, in one process."""
-    method = dict(settings.method)
-    if "warmup" in method:
-        method["warmup"] = min(method["warmup"], first)
+    method = settings.method
+    if isinstance(method, SelfTrainingSettings):
+        method = replace(method, warmup=min(method.warmup, first))
     length = max(settings.training.steps, first + steps)  # of a finished run, too
     training = replace(settings.training, steps=length, devices=1, nodes=1, workers=0, compile=False)
     return replace(settings, method=method, training=training)
+
+
+def _warmup(settings: Settings) -> int:
+    return settings.method.warmup if isinstance(settings.method, SelfTrainingSettings) else 0
 
 
 def _describe(

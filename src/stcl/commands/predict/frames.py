@@ -17,12 +17,12 @@ from stcl.data.frames import FrameSource, VideoFrame
 from stcl.data.io import resize_image
 from stcl.errors import DataError, SettingError, lookup
 from stcl.flow import SignedFlow, get_flow
+from stcl.methods.settings import check_frame_size, nearest_frame_size
 from stcl.models import VideoSegmenter
 from stcl.models.views import FrameViews, check_views
 from stcl.ops.cuts import unexplained
 from stcl.ops.decisions import decide
 from stcl.ops.warp import resize_flow
-from stcl.training.checking import check_frame_size, nearest_frame_size
 from stcl.types import FrameRef
 
 SMALLEST_FRAME_PX = 16
