@@ -275,7 +275,7 @@ def parts_of_ours(ours: Driver, batches: list[DomainBatch]) -> dict[str, float]:
     """Seconds a step of each part of ours; nothing without batches."""
     method, training, parts = ours.method, ours.training, Parts(ours.method.device)
     table: dict[str, list[tuple[Any, str]]] = {
-        PREPARATION: [(VideoClip, "to"), (method, "prepare"), (method, "augment")],
+        PREPARATION: [(VideoClip, "to"), (method, "prepare_batch"), (method, "augment")],
         TEACHER: [(method, "teacher_view"), (method, "label_target")],
         MIXING: [(method.bank, "add"), (method, "draw_patches"), (algorithm, "fuse")],
         STUDENT: [(method, "segment")],

@@ -108,8 +108,10 @@ def read(
     """
     name, known = prefix.rstrip("."), fields_of(kind)
     if not isinstance(data, dict):
-        what = f"{name} is a group of keys" if name else "expected keys"
-        raise SettingError(f"{where(name)}: {what} ({', '.join(sorted(known))}), found {as_yaml(data)}.")
+        what = (
+            f"{name} is a group of keys ({', '.join(sorted(known))})" if name else f"expected keys ({', '.join(known)})"
+        )
+        raise SettingError(f"{where(name)}: {what}, found {as_yaml(data)}.")
     values = dict(given)
     for key, value in data.items():
         path = f"{prefix}{key}"

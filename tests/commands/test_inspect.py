@@ -57,7 +57,7 @@ def picture(path: Path) -> np.ndarray:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_shows_its_views_without_labels_of_the_target(method, make_settings, unlabelled, tmp_path):
-    warmup: dict[str, Any] = {"warmup": 500} if "warmup" in make_settings(method).method else {}
+    warmup: dict[str, Any] = {"warmup": 500} if hasattr(make_settings(method).method, "warmup") else {}
     if method == "stcl":  # both fused domains, of which one is off by default
         warmup["sequence_fusion"] = {"into_source": True}
     settings = make_settings(method, target={"root": str(unlabelled)}, method=warmup)

@@ -190,7 +190,7 @@ def test_blur_equals_an_independent_library(size):
     [{"grey_probability": 1.5}, {"hue": 0.6}, {"contrast": -0.1}, {"blur_kernels_px": (4,)}, {"blur_kernels_px": ()}],
 )
 def test_settings_that_cannot_work(wrong):
-    with pytest.raises(SettingError, match=next(iter(wrong))):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
         StrongAugmentation(**wrong)
 
 

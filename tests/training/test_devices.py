@@ -26,4 +26,4 @@ def test_launchers_say_how_many(environment, training, expected, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert launched_devices(training) == expected
+    assert launched_devices(training.devices, training.nodes) == expected

@@ -26,17 +26,17 @@ def is_first_process() -> bool:
     return bool(rank_zero_only.rank == 0)  # type: ignore[attr-defined]
 
 
-def launched_devices(training: TrainingSettings) -> tuple[int | str, int]:
+def launched_devices(devices: int | str, nodes: int = 1) -> tuple[int | str, int]:
     """Devices of each machine, and machines: the settings', unless torchrun or SLURM has started the processes."""
     environment = os.environ
-    if (training.devices, training.nodes) == (1, 1):
+    if (devices, nodes) == (1, 1):
         if "LOCAL_WORLD_SIZE" in environment:  # torchrun
             here = int(environment["LOCAL_WORLD_SIZE"])
             return here, int(environment["WORLD_SIZE"]) // here
         if "SLURM_STEP_NUM_TASKS" in environment and SLURMEnvironment.detect():  # srun
             nodes = int(environment.get("SLURM_STEP_NUM_NODES", 1))
             return int(environment["SLURM_STEP_NUM_TASKS"]) // nodes, nodes
-    return training.devices, training.nodes
+    return devices, nodes
 
 
 def quiet_lightning() -> None:
@@ -52,7 +52,7 @@ def make_fabric(training: TrainingSettings, loggers: list[Logger] | None = None)
         SettingError: this machine cannot follow the settings.
     """
     quiet_lightning()
-    devices, nodes = launched_devices(training)
+    devices, nodes = launched_devices(training.devices, training.nodes)
     single = (devices, nodes) in ((1, 1), ("1", 1))
     # buffers stay each process's own: patches differ, and statistics of batch norm are synchronised where wanted
     strategy = "auto" if single else DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)

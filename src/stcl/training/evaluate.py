@@ -3,7 +3,6 @@
 import json
 import time
 from contextlib import nullcontext
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -102,7 +101,7 @@ def device_of(settings: Settings) -> str:
 
 def launch(settings: Settings, devices: int) -> None:
     """Start or join one process for each device, once; afterwards its device is the current one of each."""
-    here, nodes = launched_devices(replace(settings.training, devices=devices, nodes=1))
+    here, nodes = launched_devices(devices)
     if world_size() > 1 or (here, nodes) == (1, 1):
         return
     quiet_lightning()
