@@ -13,7 +13,7 @@ from stcl.errors import CheckpointError, TrainingError
 from stcl.files.plain import load_yaml
 from stcl.files.writing import write_atomic
 from stcl.methods.patches import ResizableBuffers
-from stcl.models.weights.saved import UNREADABLE, load_saved
+from stcl.models.weights.files import UNREADABLE, load_saved
 from stcl.ops.processes import gather
 from stcl.training.run_folder import RunFolder
 from stcl.training.settings import Settings
