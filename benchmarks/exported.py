@@ -19,8 +19,7 @@ import torch
 from measure import finish_line, machine, median_seconds
 
 import stcl
-from stcl.commands.export.graph import GRAPH_FORMATS, Run, list_graphs
-from stcl.commands.export.parity import compare, random_pairs
+from stcl.commands.export.graph import GRAPH_FORMATS, Run, check_parity, list_graphs, random_pairs
 from stcl.models import VideoSegmenter
 from stcl.types import FramePair
 
@@ -59,7 +58,7 @@ def measure(network: VideoSegmenter, size_px: tuple[int, int], rounds: int) -> d
         written = time.perf_counter()
         runs = {graph: kind.open(content) for graph, content in contents.items()}
         opened = time.perf_counter()
-        parity = compare(network, runs, pairs, [])
+        parity = check_parity(network, runs, pairs, [])
         frames[name] = follower(runs, pairs[0])
         found[name] = {
             "export": round(written - started, 2),

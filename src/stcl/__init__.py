@@ -250,15 +250,9 @@ def export(
         force: replace a model that lies at ``out``.
         quiet: no progress bar.
     """
-    from stcl.commands.export.card import render_card, summarise
-    from stcl.commands.export.run import ExportOptions
-    from stcl.commands.export.run import export as write
-    from stcl.pages.results import read_result
-    from stcl.training.evaluate import RESULTS
+    from stcl.commands.export.run import export_run
 
-    run, options = Path(run), ExportOptions(format, size, dynamic, license)
-    results = summarise(read_result(run)) if (run / RESULTS).is_file() else None
-    return write(run, Path(out), options, render_card, results, force, quiet)
+    return export_run(Path(run), Path(out), format, size, dynamic, license, force, quiet)
 
 
 def push(folder: str | Path, repository: str, private: bool = False, revision: str | None = None) -> str:

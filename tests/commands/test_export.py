@@ -17,7 +17,6 @@ import yaml
 import stcl
 from closeness import NETWORK, assert_close
 from stcl.cli import main
-from stcl.commands.export import parity
 from stcl.commands.export import run as exporting
 from stcl.errors import CheckpointError, SettingError
 from stcl.models import save_weights
@@ -145,7 +144,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
 
 
 def test_graphs_that_differ_leave_nothing_behind(run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(parity, "LARGEST_DIFFERENCE", -1.0)
+    monkeypatch.setattr("stcl.commands.export.graph.LARGEST_DIFFERENCE", -1.0)
     message = refused(capsys, run, "--format", "torch-export", "--out", tmp_path / "deep" / "out")
     assert "do not compute what the network does" in message and "Nothing was written" in message
     assert files(tmp_path) == set()
@@ -189,7 +188,7 @@ def test_existing_folders(run, folder, tmp_path, capsys):
 
 @pytest.mark.parametrize("way", ["at once", "since"])
 def test_of_two_exports_into_one_folder_the_second_is_told(run, tmp_path, monkeypatch, capsys, way):
-    words, write = [run, "--format", "safetensors", "--out", tmp_path / "out", "--quiet"], exporting._write_network
+    words, write = [run, "--format", "safetensors", "--out", tmp_path / "out", "--quiet"], exporting.save_trained
     whole = shutil.copytree(run, tmp_path / "whole")
 
     def meanwhile(*rest):
@@ -200,7 +199,7 @@ def test_of_two_exports_into_one_folder_the_second_is_told(run, tmp_path, monkey
         else:
             assert "Another process is writing the model" in refused(capsys, *words)
 
-    monkeypatch.setattr(exporting, "_write_network", meanwhile)
+    monkeypatch.setattr(exporting, "save_trained", meanwhile)
     status = main([*map(str, ["export", *words])])
     model = {"model.json", "README.md", "model.safetensors"}
     assert files(tmp_path / "out") == ({"thesis.tex"} if way == "since" else model)

@@ -10,8 +10,17 @@ import torch
 from torch import Tensor
 
 from closeness import NETWORK, assert_close
-from stcl.commands.export.graph import GRAPH_FORMATS, OPSET, Graph, Run, list_graphs, require_onnx, trace
-from stcl.commands.export.parity import compare, random_pairs
+from stcl.commands.export.graph import (
+    GRAPH_FORMATS,
+    OPSET,
+    Graph,
+    Run,
+    check_parity,
+    list_graphs,
+    random_pairs,
+    require_onnx,
+    trace,
+)
 from stcl.errors import MissingExtraError, SettingError
 from stcl.models import BACKBONES, VideoSegmenter, build_segmenter
 from stcl.models.backbones import resnet
@@ -84,14 +93,14 @@ def test_dynamic_graphs_take_any_size_and_batch(build: Build, name: str, backbon
     network = build(backbone)
     runs = write_and_open(network, name, dynamic=True)
     for size in (SIZE, (96, 48)):
-        assert compare(network, runs, random_pairs(size, dynamic=True), []).difference < NETWORK
+        assert check_parity(network, runs, random_pairs(size, dynamic=True), []).difference < NETWORK
 
 
 def test_without_fusion_there_is_one_graph(build: Build) -> None:
     network = build(fusion="none")
     runs = write_and_open(network, "torch-export")
     assert [*runs] == ["frame"]
-    parity = compare(network, runs, random_pairs(SIZE, False), random_pairs(SIZE, False))
+    parity = check_parity(network, runs, random_pairs(SIZE, False), random_pairs(SIZE, False))
     assert parity.agreement == 1 and (parity.random_frames, parity.real_frames) == (1, 1)
 
 
@@ -127,10 +136,10 @@ def smaller(run: Run) -> Run:
 def test_graphs_that_compute_something_else_are_refused(build: Build, damage: Callable, part: str) -> None:
     network = build()
     runs: dict[str, Run] = {graph.name: graph.module for graph in list_graphs(network, SIZE, False)}
-    assert compare(network, runs, random_pairs(SIZE, False), []).difference < NETWORK
+    assert check_parity(network, runs, random_pairs(SIZE, False), []).difference < NETWORK
     runs[part] = damage(runs[part])
     with pytest.raises(SettingError, match="do not compute what the network does: scores differ by"):
-        compare(network, runs, random_pairs(SIZE, False), [])
+        check_parity(network, runs, random_pairs(SIZE, False), [])
 
 
 class Undecided(torch.nn.Module):
@@ -146,11 +155,11 @@ def test_graphs_with_other_classes_or_of_another_grid_are_refused() -> None:
     network = Undecided()
     pairs = random_pairs(SIZE, False)
     right: Run = lambda image: network(FramePair(image)).logits  # noqa: E731
-    assert compare(network, {"frame": right}, pairs, []).agreement == 1
+    assert check_parity(network, {"frame": right}, pairs, []).agreement == 1
     with pytest.raises(SettingError, match=r" 0\.78% of the cells have the same class \(wanted: 99%\)"):
-        compare(network, {"frame": other_classes(right)}, pairs, [])
+        check_parity(network, {"frame": other_classes(right)}, pairs, [])
     with pytest.raises(SettingError, match=r"gives \(1, 5, 8, 15\), the network \(1, 5, 8, 16\)"):
-        compare(network, {"frame": smaller(right)}, pairs, [])
+        check_parity(network, {"frame": smaller(right)}, pairs, [])
 
 
 def test_what_cannot_be_exported_says_so(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:

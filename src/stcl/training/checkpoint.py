@@ -10,7 +10,7 @@ import torch
 from stcl.errors import CheckpointError, TrainingError
 from stcl.files.plain import load_yaml
 from stcl.files.writing import write_atomic
-from stcl.models.weights.saved import UNREADABLE, load_saved
+from stcl.models.weights.files import UNREADABLE, load_saved
 from stcl.training.run_folder import RunFolder
 from stcl.training.settings import Settings
 

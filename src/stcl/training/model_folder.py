@@ -182,21 +182,15 @@ def open_model_folder(path: Path) -> tuple[VideoSegmenter, LabelSpace, tuple[int
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path / ABOUT}: network {about['network']} cannot be built: {error}.") from error
     load_weights(network, path / WEIGHTS)
-    size = about["input"].get("size")
-    return network.eval(), _space(path, about), None if size is None else (int(size[0]), int(size[1]))
-
-
-def _space(path: Path, about: dict[str, Any]) -> LabelSpace:
-    """The label space that a model was trained on, if this version of the package still means the same by its name."""
-    protocol = about.get("protocol")
+    protocol, size = about.get("protocol"), about["input"].get("size")
     name = protocol.get("name") if isinstance(protocol, dict) else None
     space = get_space(str(name))
-    if list(space.names) != about["classes"]:
+    if list(space.names) != about["classes"]:  # this version of the package means something else by the name
         raise CheckpointError(
             f"{path / ABOUT} says '{name}' of the classes {', '.join(map(str, about['classes']))}, but here that name "
             f"means {', '.join(space.names)}. Open it with the version of stcl that wrote it ({about.get('version')})."
         )
-    return space
+    return network.eval(), space, None if size is None else (int(size[0]), int(size[1]))
 
 
 def digest(path: Path) -> str:

@@ -28,7 +28,7 @@ from stcl.errors import CheckpointError, SettingError
 from stcl.labels import SPACES
 from stcl.models import VideoSegmenter, build_segmenter
 from stcl.models.backbones.base import Input
-from stcl.models.weights.published_vit import rename_tensor
+from stcl.models.weights.published import rename_tensor
 from stcl.models.weights.recognise import recognise
 from stcl.models.weights.start import transfer_weights
 from stcl.training.networks import open_checkpoint

@@ -20,10 +20,14 @@ KNOWN_LICENSES = (
 
 def summarise(result: Result) -> dict[str, Any]:
     """What a card says about an evaluated run; scores in percent, None where a class does not occur."""
+
+    def number(score: float) -> float | None:
+        return None if math.isnan(score) else round(float(score), 3)
+
     details = result.details
     return {
-        "miou": _number(result.miou),
-        "iou": dict(zip(result.protocol.classes, map(_number, result.iou), strict=True)),
+        "miou": number(result.miou),
+        "iou": dict(zip(result.protocol.classes, map(number, result.iou), strict=True)),
         "target": details["data"].get("target"),
         "split": details["data"].get("split"),
         "frames": details["data"].get("frames"),
@@ -34,23 +38,26 @@ def summarise(result: Result) -> dict[str, Any]:
 
 def render_card(about: dict[str, Any]) -> str:
     """The card of a model; ``about`` is what its ``model.json`` holds."""
-    results = about["results"] or {"iou": {}}
-    reported = {about["classes"][index] for index in about["protocol"]["reported"]}
+    results, reported = about["results"], {about["classes"][index] for index in about["protocol"]["reported"]}
+
+    def percent(score: float | None) -> str:
+        return percent_text(math.nan if score is None else score) if results else "not measured"
+
     classes = [
         {
             "id": train_id,
             "name": name,
             "colour": "#" + bytes(about["palette"][train_id]).hex(),
-            "iou": _percent(results["iou"].get(name)) if about["results"] else "not measured",
+            "iou": percent(results["iou"].get(name) if results else None),
             "reported": name in reported,
         }
         for train_id, name in enumerate(about["classes"])
     ]
-    return template(Path(__file__).with_name("card.md.j2"), megabytes=_megabytes).render(
+    return template(Path(__file__).with_name("card.md.j2"), megabytes=lambda count: f"{count / 1e6:.2f} MB").render(
         about=about,
         front=yaml.safe_dump(front_matter(about), sort_keys=False, allow_unicode=True).strip(),
         classes=classes,
-        miou=_percent(about["results"]["miou"]) if about["results"] else "not measured",
+        miou=percent(results["miou"] if results else None),
     )
 
 
@@ -79,15 +86,3 @@ def front_matter(about: dict[str, Any]) -> dict[str, Any]:
         }
         front["model-index"] = [{"name": about["name"], "results": [measured]}]
     return front
-
-
-def _number(score: float) -> float | None:
-    return None if math.isnan(score) else round(float(score), 3)
-
-
-def _percent(score: float | None) -> str:
-    return percent_text(math.nan if score is None else score)
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:.2f} MB"

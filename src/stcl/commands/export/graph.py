@@ -1,4 +1,4 @@
-"""Trained networks as graphs that run without this package: ONNX and torch.export.
+"""Trained networks as graphs that run without this package: ONNX and torch.export; and whether they compute the same.
 
 A stream keeps the previous frame's scores, so that each frame passes once (:meth:`VideoSegmenter.stream`). A graph has
 no memory; so there are two of them, and whoever runs them keeps the scores: ``frame`` is phi of method section 2,
@@ -9,7 +9,7 @@ import importlib.util
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -17,11 +17,18 @@ import torch
 from torch import Tensor, nn
 
 from stcl.errors import MissingExtraError, SettingError, StclError
-from stcl.models.fusion import align_previous
+from stcl.models.fusion import ScoreFusion, align_previous
 from stcl.models.segmenter import VideoSegmenter
+from stcl.types import FramePair
 
 OPSET = 18
 """Version of ONNX's operators: the one that torch's exporter writes; GridSample, which warps, is there from 16 on."""
+
+LARGEST_DIFFERENCE = 1e-3
+"""Between a score of a graph and of the network, as a share of the largest score."""
+
+SMALLEST_AGREEMENT = 0.99
+"""Share of cells in which a graph has to choose the network's class; those with two equal scores may differ."""
 
 _OTHER_FORMAT = "Choose --format torch-export."
 
@@ -30,7 +37,7 @@ Run = Callable[..., Tensor]
 
 
 class Frame(nn.Module):
-    """Float RGB 0..1 ``image (B, 3, H, W)`` to unfused main scores ``(B, C, h, w)``."""
+    """Float RGB 0..1 ``image (B, 3, H, W)`` to unfused main scores ``(B, C, h, w)``, each image by itself."""
 
     def __init__(self, network: VideoSegmenter) -> None:
         super().__init__()
@@ -44,11 +51,9 @@ class Frame(nn.Module):
 class Fusion(nn.Module):
     """Unfused scores ``(B, C, h, w)`` of two frames and ``flow (B, 2, H, W)`` in pixels to fused scores."""
 
-    def __init__(self, network: VideoSegmenter) -> None:
+    def __init__(self, fusion: ScoreFusion) -> None:
         super().__init__()
-        if network.fusion is None:
-            raise SettingError("This network segments each frame by itself (fusion 'none'): it has no fusion graph.")
-        self.fusion = network.fusion
+        self.fusion = fusion
 
     def forward(self, current: Tensor, previous: Tensor, flow: Tensor) -> Tensor:
         """Scores of the current frame; the flow leads from it to the previous one."""
@@ -92,7 +97,7 @@ def list_graphs(network: VideoSegmenter, size: tuple[int, int], dynamic: bool) -
     graphs = [Graph("frame", Frame(network).eval(), {"image": image}, "scores")]
     if network.fusion is not None:
         inputs = {"current": scores, "previous": scores.clone(), "flow": torch.zeros(len(image), 2, height, width)}
-        graphs.append(Graph("fusion", Fusion(network).eval(), inputs, "fused"))
+        graphs.append(Graph("fusion", Fusion(network.fusion).eval(), inputs, "fused"))
     return graphs
 
 
@@ -190,13 +195,7 @@ def open_onnx(content: bytes) -> Run:
 
 
 class Format(NamedTuple):
-    """How graphs become files.
-
-    Attributes:
-        suffix: of the files.
-        write: a graph and whether its axes are dynamic, to the file's contents.
-        open: the file's contents to a function.
-    """
+    """How graphs become files: ``write(graph, dynamic)`` gives the contents, of which ``open`` makes a function."""
 
     suffix: str
     write: Callable[[Graph, bool], bytes]
@@ -226,3 +225,71 @@ def _quiet() -> Iterator[None]:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+class Parity(NamedTuple):
+    """How far graphs are from their network.
+
+    Attributes:
+        difference: largest difference of a score, as a share of the largest score.
+        agreement: share of cells of the scores' grid in which both choose the same class.
+        random_frames, real_frames: how many were compared, of noise and of a data set.
+    """
+
+    difference: float
+    agreement: float
+    random_frames: int
+    real_frames: int
+
+
+def random_pairs(size: tuple[int, int], dynamic: bool) -> list[FramePair]:
+    """Pairs of noise to compare on; with dynamic axes also a batch of two, and frames of another size."""
+    generator = torch.Generator().manual_seed(1)
+    width, height = size
+    other = (height, width) if width != height else (2 * width, height)
+    shapes = [(1, width, height)] + ([(2, width, height), (1, *other)] if dynamic else [])
+
+    def pair(batch: int, w: int, h: int) -> FramePair:
+        frames = torch.rand(2, batch, 3, h, w, generator=generator)
+        return FramePair(frames[0], frames[1], 4 * torch.randn(batch, 2, h, w, generator=generator))
+
+    return [pair(*shape) for shape in shapes]
+
+
+@torch.no_grad()
+def check_parity(
+    network: VideoSegmenter, runs: dict[str, Run], random: Sequence[FramePair], real: Sequence[FramePair]
+) -> Parity:
+    """Run graphs the way a stream does and compare them with the network's own forward pass.
+
+    Args:
+        network: in evaluation mode, on the CPU.
+        runs: graphs by name, as :func:`list_graphs` calls them.
+        random, real: pairs with flow, of the graphs' size.
+
+    Raises:
+        SettingError: a score or the choice of classes differs by more than rounding.
+    """
+    difference, largest, equal, cells = 0.0, 0.0, 0, 0
+    for pair in (*random, *real):
+        current, previous = runs["frame"](pair.current), runs["frame"](pair.previous)
+        compared = [(current, network(FramePair(pair.current)).logits)]
+        if "fusion" in runs:
+            compared.append((runs["fusion"](current, previous, pair.flow), network(pair).logits))
+        for found, wanted in compared:
+            if found.shape != wanted.shape:
+                raise SettingError(f"A graph gives {tuple(found.shape)}, the network {tuple(wanted.shape)}.")
+            gap = float((found - wanted).abs().max())
+            difference = max(difference, gap) if gap == gap else float("nan")
+            largest = max(largest, float(wanted.abs().max()))
+            equal += int((found.argmax(1) == wanted.argmax(1)).sum())
+            cells += found[:, 0].numel()
+    counts = (sum(len(pair.current) for pair in pairs) for pairs in (random, real))
+    parity = Parity(difference / max(largest, 1e-12), equal / cells, *counts)
+    if not parity.difference <= LARGEST_DIFFERENCE or parity.agreement < SMALLEST_AGREEMENT:  # not: NaN is refused, too
+        raise SettingError(
+            f"The exported graphs do not compute what the network does: scores differ by {parity.difference:.2g} of "
+            f"the largest (allowed: {LARGEST_DIFFERENCE:g}), and {parity.agreement:.2%} of the cells have the same "
+            f"class (wanted: {SMALLEST_AGREEMENT:.0%}). Nothing was written. Choose another format."
+        )
+    return parity

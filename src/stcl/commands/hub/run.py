@@ -12,11 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
-from urllib.request import url2pathname
 
 from stcl.errors import MissingExtraError, SettingError
-from stcl.files.paths import from_home
+from stcl.files.places import local_path
 from stcl.training.model_folder import (
     ABOUT,
     CARD,
@@ -37,7 +35,7 @@ def push(folder: Path, repository: str, private: bool = False, revision: str | N
     """Upload a model folder; returns where it is now.
 
     Args:
-        folder: that :func:`stcl.commands.export.run.export` wrote, with a licence.
+        folder: that :func:`stcl.commands.export.run.export_run` wrote, with a licence.
         repository: ``owner/name`` on the hub; or a new local folder: ``./place``, an absolute path or a ``file:`` URL.
         private: make the repository a private one, if it is new.
         revision: branch to upload to; made if it is not there.
@@ -49,7 +47,7 @@ def push(folder: Path, repository: str, private: bool = False, revision: str | N
             f"{folder} does not say under which licence its weights are. Export it again with --license, e.g. "
             "--license cc-by-4.0; mind the terms of the data that it was trained on."
         )
-    place = local_place(repository)
+    place = _local_place(repository)
     if place is not None:
         if private or revision:
             raise SettingError(
@@ -58,7 +56,12 @@ def push(folder: Path, repository: str, private: bool = False, revision: str | N
         refuse_taken(place, force=False)
         _copy(folder, place, force=False)
         return str(place)
-    api, token = _api(), _token(repository)
+    api = _api()
+    from huggingface_hub import get_token
+
+    token = get_token()
+    if token is None:
+        raise SettingError(f"Uploading {repository} needs a token of the Hugging Face hub; there is none. {LOG_IN}.")
     with _plain_errors(repository):
         api.create_repo(repository, private=private, exist_ok=True, token=token)
         if revision is not None:
@@ -84,29 +87,37 @@ def pull(repository: str, out: Path, revision: str | None = None, force: bool = 
         force: replace a model folder.
     """
     refuse_taken(out, force)
-    place = local_place(repository)
-    if place is None:
-        api = _api()
-        with tempfile.TemporaryDirectory(prefix="stcl-pull-") as download:
-            _download(api, repository, revision, Path(download))
-            _copy(Path(download), out, force)
+    place = _local_place(repository)
+    if place is not None:
+        if revision:
+            raise SettingError(f"{repository} is a local folder and has no revisions: leave --revision out.")
+        if not place.is_dir():
+            raise SettingError(f"There is no folder {place}. Models of the hub are named owner/name.")
+        _copy(place, out, force)
         return out
-    if revision:
-        raise SettingError(f"{repository} is a local folder and has no revisions: leave --revision out.")
-    if not place.is_dir():
-        raise SettingError(f"There is no folder {place}. Models of the hub are named owner/name.")
-    _copy(place, out, force)
+    api = _api()
+    with tempfile.TemporaryDirectory(prefix="stcl-pull-") as temporary:
+        download = Path(temporary)
+        with _plain_errors(repository):
+            info = api.model_info(repository, revision=revision)  # the commit stays the same while we look
+            names = [file.rfilename for file in info.siblings or ()]
+            if ABOUT not in names:
+                raise SettingError(f"Repository {repository} holds no {ABOUT}: it is no model of stcl.")
+            api.snapshot_download(repository, revision=info.sha, local_dir=download, allow_patterns=[ABOUT])
+            about = read_about(download)
+            refuse_unknown(f"Repository {repository}", about, names)
+            api.snapshot_download(repository, revision=info.sha, local_dir=download, allow_patterns=_files(about))
+        shutil.rmtree(download / ".cache", ignore_errors=True)  # the library's notes
+        _copy(download, out, force)
     return out
 
 
-def local_place(repository: str) -> Path | None:
+def _local_place(repository: str) -> Path | None:
     """The folder that a repository's name means, or None for one of the hub."""
-    if repository.startswith("file:"):
-        return Path(url2pathname(urlparse(repository).path))
-    path = from_home(repository)
-    if path.is_absolute() or repository.startswith("."):
+    path = local_path(repository)
+    if path is not None and (path.is_absolute() or repository.startswith(".")):
         return path
-    if path.is_dir():
+    if path is not None and path.is_dir():
         raise SettingError(
             f"'{repository}' could be a folder or a repository of the hub. For the folder: ./{repository}"
         )
@@ -116,20 +127,6 @@ def local_place(repository: str) -> Path | None:
             "absolute path or as a file: URL."
         )
     return None
-
-
-def _download(api: Any, repository: str, revision: str | None, download: Path) -> None:
-    """Everything that ``model.json`` lists, of one commit; nothing where the repository has other files."""
-    with _plain_errors(repository):
-        info = api.model_info(repository, revision=revision)  # the commit stays the same while we look
-        names = [file.rfilename for file in info.siblings or ()]
-        if ABOUT not in names:
-            raise SettingError(f"Repository {repository} holds no {ABOUT}: it is no model of stcl.")
-        api.snapshot_download(repository, revision=info.sha, local_dir=download, allow_patterns=[ABOUT])
-        about = read_about(download)
-        refuse_unknown(f"Repository {repository}", about, names)
-        api.snapshot_download(repository, revision=info.sha, local_dir=download, allow_patterns=_files(about))
-    shutil.rmtree(download / ".cache", ignore_errors=True)  # the library's notes
 
 
 def _copy(folder: Path, out: Path, force: bool) -> None:
@@ -152,15 +149,6 @@ def _api() -> Any:
     from huggingface_hub import HfApi
 
     return HfApi(library_name="stcl")
-
-
-def _token(repository: str) -> str:
-    from huggingface_hub import get_token
-
-    token = get_token()
-    if token is None:
-        raise SettingError(f"Uploading {repository} needs a token of the Hugging Face hub; there is none. {LOG_IN}.")
-    return token
 
 
 @contextmanager

@@ -39,9 +39,11 @@ def load_weights(network: nn.Module, path: str | Path) -> dict[str, str]:
     tensors, metadata = read_weights(path)
     differences = compare_states(tensors, network.state_dict())
     if differences:
+        short = {key: value for key, value in metadata.items() if "\n" not in value}  # not a whole configuration
+        words = ", ".join(f"{key}: {value}" for key, value in sorted(short.items()))
         raise CheckpointError(
-            f"'{path}' belongs to another network than this {type(network).__name__}: {'; '.join(differences)}. "
-            f"Build the network with the settings of the file{_recorded(metadata)}, or choose another file."
+            f"'{path}' belongs to another network than this {type(network).__name__}: {'; '.join(differences)}. Build "
+            f"the network with the settings of the file{f' ({words[:300]})' if words else ''}, or choose another file."
         )
     network.load_state_dict(tensors)
     return metadata
@@ -51,9 +53,12 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors by name and metadata of a safetensors file."""
     path = Path(path)
     try:
-        with open_file(path) as opened, safe_open(_readable(path, opened.fileno()), framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-            metadata = file.metadata() or {}
+        with open_file(path) as opened:
+            # safetensors takes names in UTF-8, which names of files need not be on Unix
+            plain = str(path).isprintable() or not Path("/dev/fd").is_dir()
+            with safe_open(path if plain else f"/dev/fd/{opened.fileno()}", framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+                metadata = file.metadata() or {}
     except FileNotFoundError:
         raise CheckpointError(f"There is no weights file '{path}'. Check the path, or train a network first.") from None
     except OSError as error:
@@ -65,11 +70,6 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from error
     check_tensors(tensors, path)
     return tensors, metadata
-
-
-def _readable(path: Path, handle: int) -> Path:
-    """A path as safetensors takes it: in UTF-8, which names of files need not be on Unix."""
-    return path if str(path).isprintable() or not Path("/dev/fd").is_dir() else Path(f"/dev/fd/{handle}")
 
 
 def check_tensors(tensors: dict[str, Tensor], path: Path) -> None:
@@ -123,9 +123,3 @@ def _in_order(content: bytes) -> bytes:
 def shown_names(names: list[str]) -> str:
     """The first of them, for a message."""
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
-
-
-def _recorded(metadata: dict[str, str]) -> str:
-    short = {key: value for key, value in metadata.items() if "\n" not in value}  # not a whole configuration
-    words = ", ".join(f"{key}: {value}" for key, value in sorted(short.items()))
-    return f" ({words[:300]})" if words else ""

@@ -1,4 +1,4 @@
-"""Other people's checkpoints: which network a state dict is of, told by its names and shapes alone."""
+"""Other people's checkpoints: which network a state dict is of, by its names and shapes alone."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,9 +9,7 @@ from torch import Tensor
 from stcl.errors import CheckpointError, SettingError
 from stcl.labels import SPACES, LabelSpace, get_space
 from stcl.models.weights.own import shown_names
-from stcl.models.weights.published import PublishedNetwork
-from stcl.models.weights.published_cnn import read_cnn
-from stcl.models.weights.published_vit import read_vit
+from stcl.models.weights.published import PublishedNetwork, read_cnn, read_vit
 
 PREFIXES = ("module.", "Scale.")
 """What data-parallel training, and DeepLab's files converted from Caffe, put before every name."""
@@ -23,14 +21,14 @@ READERS: dict[str, Callable[[dict[str, Tensor]], PublishedNetwork | None]] = {
     "the CNNs of STCL, TPS, DA-VSN and source only, ResNet-18, 50 and 101 of ImageNet": read_cnn,
     "the ViT of QuadMix, DAFormer, SegFormer, MiT-B0 to B5 of ImageNet": read_vit,
 }
-"""Whatever is known; each says None to what it does not know."""
+"""Whatever is known; each gives None for what it does not know."""
 
 SPACE_OF = {12: "synthia_seq-cityscapes_seq", 15: "viper-cityscapes_seq", 19: "cityscapes"}
 """Label space by the number of classes, as the published networks have them."""
 
 
 def recognise(tensors: dict[str, Tensor], path: object) -> PublishedNetwork:
-    """Say which network a state dict is of.
+    """Find out which network a state dict is of.
 
     Args:
         tensors: as they stand in the file.
@@ -39,12 +37,12 @@ def recognise(tensors: dict[str, Tensor], path: object) -> PublishedNetwork:
     Raises:
         CheckpointError: nothing known looks like this.
     """
-    bare = strip_prefixes(tensors)
+    bare = _strip_prefixes(tensors)
     for view in VIEWS:
         inside = {name.removeprefix(view): tensor for name, tensor in bare.items() if name.startswith(view)}
         for read in READERS.values():
             try:
-                network = read(strip_prefixes(inside))
+                network = read(_strip_prefixes(inside))
             except CheckpointError as error:
                 raise CheckpointError(f"'{path}': {error}") from None
             except (IndexError, RuntimeError, TypeError) as error:  # shapes that the reader does not expect
@@ -53,8 +51,12 @@ def recognise(tensors: dict[str, Tensor], path: object) -> PublishedNetwork:
                     "Is it whole?"
                 ) from None
             if network is not None:
-                elsewhere = tuple(name for name in bare if not name.startswith(view))
-                state = network.tensors | missing_counters(network.tensors)
+                state = dict(network.tensors)
+                for name in network.tensors:  # batch norm's counters, which torch did not keep before 0.4.1
+                    stem, dot, last = name.rpartition(".")
+                    if dot and last == "running_mean":
+                        state.setdefault(f"{stem}.num_batches_tracked", torch.zeros((), dtype=torch.long))
+                elsewhere = (name for name in bare if not name.startswith(view))
                 return replace(network, tensors=state, left_out=(*network.left_out, *elsewhere))
     raise CheckpointError(
         f"'{path}' holds {len(tensors)} tensors ({shown_names([*tensors])}) of no network that is known here. Known "
@@ -62,18 +64,11 @@ def recognise(tensors: dict[str, Tensor], path: object) -> PublishedNetwork:
     )
 
 
-def strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The state without what stands before every name of it."""
     while prefix := next((p for p in PREFIXES if tensors and all(name.startswith(p) for name in tensors)), None):
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
-
-
-def missing_counters(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Batch norm's counters, which torch did not keep before 0.4.1 and which count for nothing here."""
-    stems = [name.removesuffix("running_mean") for name in state if name.endswith(".running_mean")]
-    names = [f"{stem}num_batches_tracked" for stem in stems]
-    return {name: torch.zeros((), dtype=torch.long) for name in names if name not in state}
 
 
 def label_space(network: PublishedNetwork, path: object, space: str | LabelSpace | None = None) -> LabelSpace:

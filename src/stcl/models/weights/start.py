@@ -39,9 +39,6 @@ class Start(NamedTuple):
     parts: frozenset[str]
     network: PublishedNetwork | None = None
 
-    def __str__(self) -> str:
-        return f" ({self.network.title})" if self.network else ""
-
 
 def transfer_weights(
     network: VideoSegmenter, path: Path, classes: tuple[str, ...], backbone_settings: Mapping[str, Any] | None = None
@@ -73,97 +70,91 @@ def transfer_weights(
             f"'{path}' was trained on other classes ({', '.join(start.classes)}), none of which this network has "
             f"({', '.join(classes)}). Choose another file, or another label space."
         )
-    same = start.classes == classes
-    wanted = {name: tensor for name, tensor in start.tensors.items() if _is_lent(name, name in state, same)}
-    for name in [name for name in wanted if "head." in name]:
-        own, other = state.get(name), wanted[name]
-        if (
-            own is not None
-            and min(own.ndim, other.ndim) > 0  # a counter is no row
-            and own.shape[1:] == other.shape[1:]
-            and (len(own), len(other)) == (len(classes), len(start.classes))
+    wanted = {}
+    for name, theirs in start.tensors.items():
+        ours = state.get(name)
+        if name.startswith("fusion."):
+            if ours is not None and start.classes == classes:
+                wanted[name] = theirs
+        elif (
+            ours is not None
+            and "head." in name
+            and min(ours.ndim, theirs.ndim) > 0  # a counter is no row
+            and ours.shape[1:] == theirs.shape[1:]
+            and (len(ours), len(theirs)) == (len(classes), len(start.classes))
         ):
-            wanted[name] = _copy_rows(own, other, rows)
+            wanted[name] = _copy_rows(ours, theirs, rows)
+        elif ours is not None or name.rpartition(".")[2] not in STATISTICS:
+            wanted[name] = theirs
     if SCORES in state and SCORES not in wanted and "head.conv2d_list.0.weight" in wanted:
         wanted |= _widen_head(start.tensors, state, rows)
     needed = {name: t for name, t in state.items() if name in wanted or name.partition(".")[0] in start.parts}
-    differences = compare_states(wanted, needed)
-    if differences:
-        raise CheckpointError(
-            f"'{path}'{start} belongs to another network and cannot start this one: {'; '.join(differences)}. Set "
-            f"network to what the file was trained with{_keys(start.network)}, or choose another file."
-        )
-    _check_settings(start, path, backbone_settings or {})
+    _check_fit(start, path, compare_states(wanted, needed), backbone_settings or {})
     network.load_state_dict({**state, **wanted})
     return [name for name in classes if name not in start.classes]
 
 
-def _keys(found: PublishedNetwork | None) -> str:
-    if found is None:
-        return ""
-    head = f", network.head {found.head}" if found.head else ""
-    return f" (network.backbone {found.backbone}{head})"
-
-
-def _check_settings(start: Start, path: Path, built: Mapping[str, Any]) -> None:
-    """The same tensors compute something else where a stride or the input is another."""
-    needs = {} if start.network is None else start.network.backbone_settings
+def _check_fit(start: Start, path: Path, differences: list[str], built: Mapping[str, Any]) -> None:
+    """Refuse other tensors; and other settings, as the same tensors compute something else with another stride."""
+    published = start.network
+    title = f" ({published.title})" if published else ""
+    if differences:
+        keys = ""
+        if published is not None:
+            head = f", network.head {published.head}" if published.head else ""
+            keys = f" (network.backbone {published.backbone}{head})"
+        raise CheckpointError(
+            f"'{path}'{title} belongs to another network and cannot start this one: {'; '.join(differences)}. Set "
+            f"network to what the file was trained with{keys}, or choose another file."
+        )
+    needs = published.backbone_settings if published else {}
     wrong = {key: value for key, value in needs.items() if built.get(key, value) != value}
     if wrong:
         keys = " ".join(f"--network.backbone_settings.{key} {value}" for key, value in wrong.items())
         raise CheckpointError(
-            f"'{path}'{start} was trained with other settings of its backbone than "
+            f"'{path}'{title} was trained with other settings of its backbone than "
             f"{', '.join(f'{key} {built[key]}' for key in wrong)}. Set: {keys}"
         )
 
 
 def _read_start(path: Path, classes: tuple[str, ...]) -> Start:
     tensors, metadata, _ = read_tensor_file(path)
+    own_parts = frozenset({"backbone", "head", "aux_head"})
     if "classes" in metadata:
-        return Start(tensors, _stored_classes(metadata["classes"], path), frozenset({"backbone", "head", "aux_head"}))
+        try:
+            stored = json.loads(metadata["classes"])
+        except (json.JSONDecodeError, RecursionError):
+            stored = None
+        if not isinstance(stored, list) or not all(isinstance(name, str) for name in stored):
+            raise CheckpointError(
+                f"'{path}' does not say which classes it was trained on (metadata 'classes', a JSON list of names), so "
+                "it was not written by stcl. Use a model.safetensors of 'stcl train'."
+            )
+        return Start(tensors, tuple(stored), own_parts)
     if "config" in metadata:
-        return Start(tensors, _trained_classes(metadata["config"], path), frozenset({"backbone", "head", "aux_head"}))
-    found = recognise(tensors, path)
-    parts = frozenset({"backbone", *(name.partition(".")[0] for name in found.tensors)}) - {"fusion"}
-    if found.classes is None:
-        return Start(found.tensors, (), parts, found)
-    own = found.classes not in SPACE_OF and found.classes == len(classes)
-    return Start(found.tensors, classes if own else label_space(found, path).names, parts, found)
+        try:
+            return Start(tensors, SPACES[load_yaml(metadata["config"])["space"]].names, own_parts)
+        except (ValueError, LookupError, TypeError):
+            raise CheckpointError(
+                f"'{path}' does not say which classes it was trained on (key 'space' of its configuration). Use a file "
+                "of this version of 'stcl train'."
+            ) from None
+    network = recognise(tensors, path)
+    parts = frozenset({"backbone", *(name.partition(".")[0] for name in network.tensors)}) - {"fusion"}
+    if network.classes is None:
+        stored_classes: tuple[str, ...] = ()
+    elif network.classes not in SPACE_OF and network.classes == len(classes):
+        stored_classes = classes
+    else:
+        stored_classes = label_space(network, path).names
+    return Start(network.tensors, stored_classes, parts, network)
 
 
-def _is_lent(name: str, has_place: bool, same_classes: bool) -> bool:
-    if name.startswith("fusion."):
-        return has_place and same_classes
-    return has_place or name.rpartition(".")[2] not in STATISTICS
-
-
-def _stored_classes(text: str, path: Path) -> tuple[str, ...]:
-    try:
-        stored = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
-        stored = None
-    if not isinstance(stored, list) or not all(isinstance(name, str) for name in stored):
-        raise CheckpointError(
-            f"'{path}' does not say which classes it was trained on (metadata 'classes', a JSON list of names), so it "
-            "was not written by stcl. Use a model.safetensors of 'stcl train'."
-        )
-    return tuple(stored)
-
-
-def _trained_classes(config: str, path: Path) -> tuple[str, ...]:
-    try:
-        return SPACES[load_yaml(config)["space"]].names
-    except (ValueError, LookupError, TypeError):
-        raise CheckpointError(
-            f"'{path}' does not say which classes it was trained on (key 'space' of its configuration). Use a file of "
-            "this version of 'stcl train'."
-        ) from None
-
-
-def _copy_rows(own: Tensor, other: Tensor, rows: list[tuple[int, int]]) -> Tensor:
-    mine, theirs = (torch.tensor(column, dtype=torch.long) for column in zip(*rows, strict=True))
-    mixed = own.clone()
-    mixed[mine] = other[theirs].to(own.dtype)  # the file may hold half precision
+def _copy_rows(ours: Tensor, theirs: Tensor, rows: list[tuple[int, int]]) -> Tensor:
+    """Our rows with theirs in place of those of the same classes."""
+    to, source = (torch.tensor(column, dtype=torch.long) for column in zip(*rows, strict=True))
+    mixed = ours.clone()
+    mixed[to] = theirs[source].to(ours.dtype)  # the file may hold half precision
     return mixed
 
 
@@ -174,7 +165,7 @@ def _widen_head(theirs: dict[str, Tensor], state: dict[str, Tensor], rows: list[
         if name in state and len(state[name]) >= len(state[SCORES]) and state[name].shape[1:] == tensor.shape[1:]:
             wide[name] = _copy_rows(state[name], tensor, rows)
     scores = state[SCORES].clone()
-    for mine, _ in rows:
-        scores[mine] = 0
-        scores[mine, mine] = 1
+    for row, _ in rows:
+        scores[row] = 0
+        scores[row, row] = 1
     return {**wide, SCORES: scores}
