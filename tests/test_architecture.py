@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "stcl"
 MODULE_LINES = 300
 FUNCTION_LINES = 60
-PACKAGE_LINES = 24_000  # without the built-in benchmark: a renderer is a second product, with a limit of its own
+PACKAGE_LINES = 23_000  # without the built-in benchmark: a renderer is a second product, with a limit of its own
 BENCHMARK_LINES = 3000
 
 FOUNDATION = {"types", "labels", "protocols", "errors", "fields", "files", "resources", "terminal"}

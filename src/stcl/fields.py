@@ -137,6 +137,19 @@ def read(
         raise SettingError(_sentence(error.errors()[0], known, values, where, prefix)) from None
 
 
+def changed(settings: AnyGroup, **values: Any) -> AnyGroup:
+    """A copy of a group with values that a command was given.
+
+    Raises:
+        SettingError: one sentence about the first value that is wrong.
+    """
+    try:
+        return replace(settings, **values)
+    except ValidationError as error:
+        known = fields_of(type(settings))
+        raise SettingError(_sentence(error.errors()[0], known, values, lambda _: "command line", "")) from None
+
+
 def _default(field: FieldInfo) -> Any:
     return field.default if isinstance(field.default, Group) else None
 

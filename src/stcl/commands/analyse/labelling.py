@@ -4,7 +4,7 @@ Here alone labels of the frames that a run adapts to are opened; nothing of it g
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from stcl.data import ClipDataset, make_eval_loader
 from stcl.errors import CheckpointError, DataError
+from stcl.fields import changed
 from stcl.methods.memory import ExpectedIou
 from stcl.methods.self_training import carry_labels, view_of
 from stcl.methods.settings import SelfTrainingSettings, Teacher
@@ -118,7 +119,7 @@ def load_frames(settings: Settings, intervals: set[int], split: str | None, coun
     earlier = sorted(intervals - {0})
     flows = dict.fromkeys(((0, -1), *(flow for h in earlier for flow in ((0, -h), (-h, -h - 1)))))
     flows |= dict.fromkeys((-h, 0) for h in earlier if back)
-    domain = replace(settings.target, split=split or settings.target.split, frames="labelled")
+    domain = changed(settings.target, split=split or settings.target.split, frames="labelled")
     try:
         target = training_clips(settings, domain, ClipSpec(tuple(offsets), tuple(flows), labels=(0,)))
     except DataError as error:

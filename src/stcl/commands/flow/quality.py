@@ -6,7 +6,7 @@ No label is opened. :mod:`stcl.commands.flow.page` makes a page of the files.
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from stcl.data import ClipDataset
 from stcl.data.io import write_image
 from stcl.errors import DataError, SettingError
+from stcl.fields import changed
 from stcl.files.folders import OwnFiles
 from stcl.files.writing import write_atomic
 from stcl.ops.colors import flow_colours
@@ -154,7 +155,7 @@ def _open(
     settings: Settings, domain: DomainSettings, names: Sequence[str], pairs: int
 ) -> tuple[ClipDataset, dict[str, FlowProvider]]:
     dataset = open_dataset(domain)
-    flows = {name: make_flow(replace(settings.flow, name=name), dataset) for name in names}
+    flows = {name: make_flow(changed(settings.flow, name=name), dataset) for name in names}
     clips = ClipDataset(dataset, ClipSpec(frames=(0, -1)), settings.space, domain.size, domain.frames)
     clips.thin(pairs)
     return clips, flows
