@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stcl.models import published
+from stcl.models import build_segmenter
 from stcl.ops.warp import warp
 from stcl.types import FramePair
 
@@ -59,7 +59,7 @@ def contestants(
     assert pair.previous is not None and pair.flow is not None
     device = pair.current.device
     theirs = load_network(checkout, classes).to(device).train()
-    ours = published(classes).to(device).train()
+    ours = build_segmenter(classes, "resnet101").to(device).train()
     ours.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     mean = ours.backbone.input.mean
     current, previous = (image.flip(1) * 255 - mean for image in (pair.current, pair.previous))

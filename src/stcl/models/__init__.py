@@ -41,7 +41,6 @@ __all__ = [
     "hold_statistics",
     "inference_statistics",
     "load_weights",
-    "published",
     "recalibrate",
     "save_weights",
     "segment_together",
@@ -102,11 +101,6 @@ def build_segmenter(
     aux_head = TpsHead(channels[-2], classes, settings) if auxiliary else None
     head_input = channels if build_head.reads == "all" else channels[-1]
     return VideoSegmenter(body, build_head(head_input, classes, settings), aux_head, fuse(classes))
-
-
-def published(classes: int, head: str = "stcl", freeze_norm_affine: bool = True) -> VideoSegmenter:
-    """The published CNN: ResNet-101 with the STCL head ("layer7"), or with ``head="tps"`` ("layer6")."""
-    return build_segmenter(classes, "resnet101", head, backbone_settings={"freeze_norm_affine": freeze_norm_affine})
 
 
 def _check_names(kind: str, settings: Mapping[str, Any] | None, known: list[str], hint: str = "") -> None:

@@ -85,20 +85,30 @@ def check_statistics(statistics: str) -> None:
 
 
 @contextmanager
+def changed(changes: Iterable[tuple[nn.Module, dict[str, Any]]]) -> Iterator[None]:
+    """Give attributes of modules other values for a while; ``changes`` are pairs of a module and its new values."""
+    kept: list[tuple[nn.Module, dict[str, Any]]] = []
+    try:
+        for module, values in changes:
+            kept.append((module, {name: getattr(module, name) for name in values}))
+            for name, value in values.items():
+                setattr(module, name, value)
+        yield
+    finally:
+        for module, values in kept:
+            for name, value in values.items():
+                setattr(module, name, value)
+
+
+@contextmanager
 def hold_statistics(module: nn.Module) -> Iterator[None]:
     """Run ``module`` as it is (training or not), but without moving its running statistics.
 
     A layer that normalises with the batch still does; PyTorch neither reads nor writes the running statistics of a
     layer in training mode that does not track them.
     """
-    tracking = [(layer, layer.track_running_stats) for layer in norm_layers(module) if layer.training]
-    try:
-        for layer, _ in tracking:
-            layer.track_running_stats = False
+    with changed((layer, {"track_running_stats": False}) for layer in norm_layers(module) if layer.training):
         yield
-    finally:
-        for layer, tracked in tracking:
-            layer.track_running_stats = tracked
 
 
 @contextmanager
@@ -110,17 +120,9 @@ def inference_statistics(module: nn.Module, statistics: PassStatistics) -> Itera
         statistics: ``batch`` normalises with the frames at hand, ``running`` with the stored statistics.
     """
     check_statistics(statistics)
-    changed: list[nn.Module] = []
-    try:
-        for part in module.modules():
-            if part.training != (statistics == "batch" and isinstance(part, BatchNorm)):
-                part.training = not part.training
-                changed.append(part)
-        with hold_statistics(module):
-            yield
-    finally:
-        for part in changed:
-            part.training = not part.training
+    modes = ((part, statistics == "batch" and isinstance(part, BatchNorm)) for part in module.modules())
+    with changed((part, {"training": mode}) for part, mode in modes if part.training != mode), hold_statistics(module):
+        yield
 
 
 @torch.no_grad()
@@ -137,27 +139,18 @@ def recalibrate(network: nn.Module, pairs: Iterable[FramePair]) -> int:
     Returns:
         The number of frames seen; 0 for a network without batch norm, which has no statistics and is not run.
     """
-    layers = norm_layers(network)
+    layers, frames = norm_layers(network), 0
     if not layers:
         return 0
-    modes = [(part, part.training) for part in network.modules()]
-    momenta = [layer.momentum for layer in layers]
-    frames = 0
-    try:
-        network.eval()
+    modes = ((part, {"training": isinstance(part, BatchNorm)}) for part in network.modules())
+    momenta = ((layer, {"momentum": None}) for layer in layers)  # PyTorch's name for the cumulative average
+    with changed(modes), changed(momenta):
         for pair in pairs:
             if frames == 0:  # only now: without a frame the old statistics stay
                 for layer in layers:
                     layer.reset_running_stats()
-                    layer.momentum = None  # PyTorch's name for the cumulative average
-                    layer.training = True
             network(FramePair(pair.current))
             frames += pair.current.shape[0]
-    finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
-        for part, training in modes:
-            part.training = training
     if frames == 0:
         raise SettingError("Normalisation statistics cannot be recomputed: there was no frame. Give at least one.")
     return frames

@@ -48,7 +48,7 @@ class FrameViews:
         views = [self._mirrored(scaled(image, scale)) for scale in self.scales]
         if len(views) == 1:
             return views[0]
-        nearest = min(range(len(views)), key=lambda place: abs(self.scales[place] - 1))
+        nearest = min(range(len(views)), key=lambda index: abs(self.scales[index] - 1))
         grid = (views[nearest].shape[-2], views[nearest].shape[-1])
         return torch.stack([upsample(view, grid) for view in views]).mean(0)
 
@@ -95,8 +95,8 @@ def check_views(scales: tuple[float, ...], tile: tuple[int, int] | None) -> None
     if not scales or not all(0 < scale < math.inf for scale in scales):
         raise SettingError(f"Scales of views must be positive numbers; found {list(scales)}.")
     if tile is not None and (min(tile) < 64 or any(side % (4 * GRID_PX) for side in tile)):
-        found = f"{tile[1]}x{tile[0]}"
-        raise SettingError(f"Tiles must be at least 64 px and multiples of {4 * GRID_PX}; found {found}.")
+        size = f"{tile[1]}x{tile[0]}"
+        raise SettingError(f"Tiles must be at least 64 px and multiples of {4 * GRID_PX}; found {size}.")
 
 
 def scaled(image: Tensor, scale: float) -> Tensor:

@@ -58,8 +58,8 @@ def read_about(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise CheckpointError(f"{file} is damaged ({error}). Export the model again.") from None
     if not isinstance(about, dict) or about.get("schema") != SCHEMA:
-        found = about.get("schema") if isinstance(about, dict) else type(about).__name__
-        raise CheckpointError(f"{file} has schema {found!r}; this version of stcl reads schema {SCHEMA}.")
+        schema = about.get("schema") if isinstance(about, dict) else type(about).__name__
+        raise CheckpointError(f"{file} has schema {schema!r}; this version of stcl reads schema {SCHEMA}.")
     for key, kind in _EXPECTED.items():
         if not isinstance(about.get(key), kind):
             raise CheckpointError(
@@ -88,13 +88,13 @@ def check_files(path: Path, about: dict[str, Any]) -> None:
         own_file(path, entry.name)
     for name, entry in listed_files(about).items():
         try:
-            found = digest(path / name)
+            sha256 = digest(path / name)
         except FileNotFoundError:
             raise CheckpointError(f"{path} holds no {name}, which {ABOUT} lists. Get the model again.") from None
         except OSError as error:
             raise CheckpointError(f"{path / name} cannot be read: {error.strerror}. Get the model again.") from None
-        if found != entry["sha256"]:
-            own = f" If it was you who changed it, write {found} there." if name == CARD else ""
+        if sha256 != entry["sha256"]:
+            own = f" If it was you who changed it, write {sha256} there." if name == CARD else ""
             raise CheckpointError(
                 f"{path / name} is damaged: its sha256 is not the one in {ABOUT} ({(path / name).stat().st_size} "
                 f"bytes, listed: {entry.get('bytes')}). Get the model again.{own}"
@@ -122,12 +122,12 @@ def own_file(folder: Path, name: str) -> Path:
     return file
 
 
-def refuse_unknown(place: object, about: dict[str, Any], names: Iterable[str]) -> None:
+def refuse_unknown(owner: object, about: dict[str, Any], names: Iterable[str]) -> None:
     """Refuse files that a model does not have: they could be code."""
     unknown = sorted(set(names) - {*about["files"], ABOUT, CARD, ".gitattributes"})
     if unknown:
         raise CheckpointError(
-            f"{place} holds files that a model of stcl does not have: {', '.join(unknown[:5])}"
+            f"{owner} holds files that a model of stcl does not have: {', '.join(unknown[:5])}"
             f"{', ...' if len(unknown) > 5 else ''}. Nothing was copied. Take them out, or do not use it."
         )
 
@@ -162,8 +162,8 @@ def new_model_folder(path: Path, force: bool) -> Iterator[Path]:
     busy = f"Another process is writing the model {path} right now. Wait for it, or choose another folder."
     with hold_lock(path.with_name(f".{file_name(path.name)}.lock"), busy):
         refuse_taken(path, force)
-        with new_folder(path, partial(refuse_taken, path, force)) as place:
-            yield place
+        with new_folder(path, partial(refuse_taken, path, force)) as folder:
+            yield folder
 
 
 def open_model_folder(path: Path) -> tuple[VideoSegmenter, LabelSpace, tuple[int, int] | None]:

@@ -16,7 +16,6 @@ from stcl.models import (
     build_segmenter,
     hold_statistics,
     inference_statistics,
-    published,
     recalibrate,
 )
 from stcl.models.backbones.base import BGR_MEAN
@@ -80,7 +79,7 @@ def test_state_round_trip(kind: str) -> None:
 
 
 def test_resnet101_is_the_published_one() -> None:
-    network = published(classes=12)
+    network = build_segmenter(12, "resnet101")
     backbone = network.backbone
     names = {name.split(".")[0] for name in backbone.state_dict()}
     assert names == {"conv1", "bn1", "layer1", "layer2", "layer3", "layer4"}

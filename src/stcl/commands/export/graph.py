@@ -246,8 +246,8 @@ def random_pairs(size: tuple[int, int], dynamic: bool) -> list[FramePair]:
     """Pairs of noise to compare on; with dynamic axes also a batch of two, and frames of another size."""
     generator = torch.Generator().manual_seed(1)
     width, height = size
-    other = (height, width) if width != height else (2 * width, height)
-    shapes = [(1, width, height)] + ([(2, width, height), (1, *other)] if dynamic else [])
+    turned = (height, width) if width != height else (2 * width, height)
+    shapes = [(1, width, height)] + ([(2, width, height), (1, *turned)] if dynamic else [])
 
     def pair(batch: int, w: int, h: int) -> FramePair:
         frames = torch.rand(2, batch, 3, h, w, generator=generator)
@@ -276,14 +276,14 @@ def check_parity(
         compared = [(current, network(FramePair(pair.current)).logits)]
         if "fusion" in runs:
             compared.append((runs["fusion"](current, previous, pair.flow), network(pair).logits))
-        for found, wanted in compared:
-            if found.shape != wanted.shape:
-                raise SettingError(f"A graph gives {tuple(found.shape)}, the network {tuple(wanted.shape)}.")
-            gap = float((found - wanted).abs().max())
+        for scores, expected in compared:
+            if scores.shape != expected.shape:
+                raise SettingError(f"A graph gives {tuple(scores.shape)}, the network {tuple(expected.shape)}.")
+            gap = float((scores - expected).abs().max())
             difference = max(difference, gap) if gap == gap else float("nan")
-            largest = max(largest, float(wanted.abs().max()))
-            equal += int((found.argmax(1) == wanted.argmax(1)).sum())
-            cells += found[:, 0].numel()
+            largest = max(largest, float(expected.abs().max()))
+            equal += int((scores.argmax(1) == expected.argmax(1)).sum())
+            cells += scores[:, 0].numel()
     counts = (sum(len(pair.current) for pair in pairs) for pairs in (random, real))
     parity = Parity(difference / max(largest, 1e-12), equal / cells, *counts)
     if not parity.difference <= LARGEST_DIFFERENCE or parity.agreement < SMALLEST_AGREEMENT:  # not: NaN is refused, too

@@ -89,16 +89,16 @@ def export_run(
     check_frame_size(size, "--size")
     results = summarise(read_result(run)) if (run / RESULTS).is_file() else None
     about = {**_record(settings, folder, network, format, size, dynamic, license), "results": results}
-    with new_model_folder(out, force) as place:
+    with new_model_folder(out, force) as new_folder:
         if size is None or format == "safetensors":
             config = yaml.safe_dump(without_places(settings.as_dict()), sort_keys=False, allow_unicode=True)
-            save_trained(network, config, settings.space, place / WEIGHTS)
+            save_trained(network, config, settings.space, new_folder / WEIGHTS)
         else:
-            about |= _write_graphs(network, settings, format, size, dynamic, place, quiet)
-        about["files"] = {file.name: _entry(file) for file in sorted(place.iterdir())}
-        write_atomic(place / CARD, render_card(about).encode())
-        about["card"] = _entry(place / CARD)
-        write_atomic(place / ABOUT, json.dumps(about, indent=1).encode())
+            about |= _write_graphs(network, settings, format, size, dynamic, new_folder, quiet)
+        about["files"] = {file.name: _entry(file) for file in sorted(new_folder.iterdir())}
+        write_atomic(new_folder / CARD, render_card(about).encode())
+        about["card"] = _entry(new_folder / CARD)
+        write_atomic(new_folder / ABOUT, json.dumps(about, indent=1).encode())
     return about
 
 
@@ -159,7 +159,7 @@ def _write_graphs(
     format: str,
     size: tuple[int, int],
     dynamic: bool,
-    place: Path,
+    new_folder: Path,
     quiet: bool,
 ) -> dict[str, Any]:
     """Write and open every graph, compare them with the network; returns ``graphs`` and ``parity``."""
@@ -167,7 +167,7 @@ def _write_graphs(
     runs, signatures = {}, {}
     for graph in counted(graphs, f"exporting {format}", len(graphs), quiet):
         content, file = kind.write(graph, dynamic), f"{graph.name}{kind.suffix}"
-        write_atomic(place / file, content)
+        write_atomic(new_folder / file, content)
         runs[graph.name] = kind.open(content)
         signatures[graph.name] = {"file": file, **_signature(graph, dynamic)}
     parity = check_parity(network, runs, random_pairs(size, dynamic), _real_pairs(settings, size))

@@ -47,15 +47,15 @@ def push(folder: Path, repository: str, private: bool = False, revision: str | N
             f"{folder} does not say under which licence its weights are. Export it again with --license, e.g. "
             "--license cc-by-4.0; mind the terms of the data that it was trained on."
         )
-    place = _local_place(repository)
-    if place is not None:
+    local = _local_folder(repository)
+    if local is not None:
         if private or revision:
             raise SettingError(
                 f"{repository} is a local folder: --private and --revision are for the hub. Leave them out."
             )
-        refuse_taken(place, force=False)
-        _copy(folder, place, force=False)
-        return str(place)
+        refuse_taken(local, force=False)
+        _copy(folder, local, force=False)
+        return str(local)
     api = _api()
     from huggingface_hub import get_token
 
@@ -87,13 +87,13 @@ def pull(repository: str, out: Path, revision: str | None = None, force: bool = 
         force: replace a model folder.
     """
     refuse_taken(out, force)
-    place = _local_place(repository)
-    if place is not None:
+    local = _local_folder(repository)
+    if local is not None:
         if revision:
             raise SettingError(f"{repository} is a local folder and has no revisions: leave --revision out.")
-        if not place.is_dir():
-            raise SettingError(f"There is no folder {place}. Models of the hub are named owner/name.")
-        _copy(place, out, force)
+        if not local.is_dir():
+            raise SettingError(f"There is no folder {local}. Models of the hub are named owner/name.")
+        _copy(local, out, force)
         return out
     api = _api()
     with tempfile.TemporaryDirectory(prefix="stcl-pull-") as temporary:
@@ -112,7 +112,7 @@ def pull(repository: str, out: Path, revision: str | None = None, force: bool = 
     return out
 
 
-def _local_place(repository: str) -> Path | None:
+def _local_folder(repository: str) -> Path | None:
     """The folder that a repository's name means, or None for one of the hub."""
     path = local_path(repository)
     if path is not None and (path.is_absolute() or repository.startswith(".")):
@@ -132,11 +132,11 @@ def _local_place(repository: str) -> Path | None:
 def _copy(folder: Path, out: Path, force: bool) -> None:
     about = read_about(folder)
     check_files(folder, about)
-    with new_model_folder(out, force) as place:
+    with new_model_folder(out, force) as copy:
         for name in _files(about):
             if name in listed_files(about) or (folder / name).exists():  # the card may be missing
-                shutil.copyfile(own_file(folder, name), place / name)
-        check_files(place, about)
+                shutil.copyfile(own_file(folder, name), copy / name)
+        check_files(copy, about)
 
 
 def _files(about: dict[str, Any]) -> list[str]:

@@ -5,8 +5,8 @@ A new backbone is one file with a subclass of :class:`Backbone` and one line in 
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from types import ModuleType
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from stcl.errors import MissingExtraError, SettingError, unknown_name
 from stcl.models.heads import HeadSettings
-from stcl.models.norms import norm_layers
+from stcl.models.norms import changed, norm_layers
 from stcl.ops.masking import RGB_MEAN
 
 BGR_MEAN = (104.00698793, 116.66876762, 122.67891434)
@@ -128,26 +128,16 @@ def run_block(block: Block, *features: Any, checkpointing: bool) -> Tensor:
 
 
 def _passes(block: Block) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Contexts of the two passes over a block: only the first one moves the running statistics of batch norm."""
+    """Contexts of the two passes over a block: only the first one moves the running statistics of batch norm.
+
+    In the second one batch norm does all that it does otherwise (autograd compares what is saved), but with momentum 0.
+    """
     module: Any = getattr(block, "__self__", block)  # a method's module is the backbone
-    return nullcontext(), _unmoved(module)
-
-
-@contextmanager
-def _unmoved(module: nn.Module) -> Iterator[None]:
-    """Batch norm does all that it does otherwise (autograd compares what is saved), but with momentum 0."""
-    kept = [
-        (layer, layer.momentum, counter)
+    return nullcontext(), changed(
+        (layer, {"momentum": 0.0, "num_batches_tracked": torch.zeros_like(counter)})
         for layer in norm_layers(module)
         if layer.training and (counter := layer.num_batches_tracked) is not None
-    ]
-    try:
-        for layer, _, counter in kept:
-            layer.momentum, layer.num_batches_tracked = 0.0, torch.zeros_like(counter)
-        yield
-    finally:
-        for layer, momentum, counter in kept:
-            layer.momentum, layer.num_batches_tracked = momentum, counter
+    )
 
 
 def untapped(_stage: str, features: Tensor) -> Tensor:

@@ -96,7 +96,7 @@ def read_tensor_file(path: Path) -> TensorFile:
             raise CheckpointError(
                 f"'{path}' is a checkpoint of 'stcl train' without its weight average ('{AVERAGE}...')."
             )
-        found = TensorFile(average, {"config": about["config"]}, OURS)
+        opened = TensorFile(average, {"config": about["config"]}, OURS)
     else:
         inner, wrappers = content, list[str]()
         while not (tensors := _named(inner)) and len(wrappers) < len(WRAPPERS):  # a table may hold itself
@@ -111,9 +111,9 @@ def read_tensor_file(path: Path) -> TensorFile:
                 f"'{path}' holds no tensors by name (found: {keys}). Tensors may stand alone or below one of the keys "
                 f"{', '.join(WRAPPERS)}. Save the network's state_dict() by itself."
             )
-        found = TensorFile(tensors, {}, ".".join(wrappers))
-    check_tensors(found.tensors, path)
-    return found
+        opened = TensorFile(tensors, {}, ".".join(wrappers))
+    check_tensors(opened.tensors, path)
+    return opened
 
 
 def _named(content: Mapping[Any, Any]) -> dict[str, Tensor]:

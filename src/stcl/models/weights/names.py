@@ -104,14 +104,14 @@ def load_pretrained(backbone: Backbone, backbone_name: str, weights: str) -> Pat
     state = part.state_dict()
     renamed = {family.rename(name): tensor for name, tensor in read_tensor_file(path).tensors.items()}
     counters = {name: tensor for name, tensor in state.items() if name.endswith("num_batches_tracked")}
-    found = counters | {name: tensor for name, tensor in renamed.items() if not re.match(family.unused, name)}
-    differences = compare_states(found, state)
+    loaded = counters | {name: tensor for name, tensor in renamed.items() if not re.match(family.unused, name)}
+    differences = compare_states(loaded, state)
     if differences:
         raise CheckpointError(
             f"'{path}' does not hold the weights of backbone '{backbone_name}': {'; '.join(differences)}. Choose "
             "another file, or set network.backbone to what it belongs to."
         )
-    part.load_state_dict(found)
+    part.load_state_dict(loaded)
     built = {"input": backbone.input.kind, "stride_in": getattr(backbone, "stride_in", None)}
     wrong = [f"{key}: {wanted}" for key, wanted in family.expects.items() if built[key] not in (wanted, None)]
     if wrong:

@@ -97,14 +97,14 @@ def check_tensors(tensors: dict[str, Tensor], path: Path) -> None:
             )
 
 
-def compare_states(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> list[str]:
-    """What keeps ``found`` from being a state of the network whose state is ``wanted``; empty if nothing does."""
-    missing = [name for name in wanted if name not in found]
-    unexpected = [name for name in found if name not in wanted]
+def compare_states(stored: dict[str, Tensor], wanted: dict[str, Tensor]) -> list[str]:
+    """What keeps ``stored`` from being a state of the network whose state is ``wanted``; empty if nothing does."""
+    missing = [name for name in wanted if name not in stored]
+    unexpected = [name for name in stored if name not in wanted]
     shapes = [
-        f"{name} {tuple(found[name].shape)} instead of {tuple(wanted[name].shape)}"
+        f"{name} {tuple(stored[name].shape)} instead of {tuple(wanted[name].shape)}"
         for name in wanted
-        if name in found and found[name].shape != wanted[name].shape
+        if name in stored and stored[name].shape != wanted[name].shape
     ]
     kinds = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
     return [f"{len(names)} {kind} ({shown_names(names)})" for kind, names in kinds.items() if names]

@@ -219,21 +219,21 @@ def read_vit(tensors: dict[str, Tensor]) -> PublishedNetwork | None:
         return None
     variant = _variant(encoder)
     backbone, mit = f"mit_{variant}", f"MiT-{variant.upper()}"
-    place = next((at for at in HEADS_AT if any(name.startswith(at) for name in others)), "no head")
-    head = {name.removeprefix(place) for name in others if name.startswith(place)}
+    below = next((at for at in HEADS_AT if any(name.startswith(at) for name in others)), "no head")
+    head = {name.removeprefix(below) for name in others if name.startswith(below)}
     names = next((names for names in HEAD_NAMES if {names.marker, names.scores} <= head), None)
     left = tuple(
         name
         for name in others
-        if re.match(CLASSIFIERS, name) or (name.startswith(place) and (names is None or re.search(names.unused, name)))
+        if re.match(CLASSIFIERS, name) or (name.startswith(below) and (names is None or re.search(names.unused, name)))
     )
     state = {f"backbone.encoder.{name}": tensor for name, tensor in encoder.items()}
     for name, tensor in others.items():
         if name not in left:  # what no rule knows keeps its name, so that a comparison finds it
-            state[_renamed(name.removeprefix(place), names.rules if names else ())] = tensor
+            state[_renamed(name.removeprefix(below), names.rules if names else ())] = tensor
     if names is None:
         return PublishedNetwork(mit, backbone, state, left_out=left)
-    if names.kind == "daformer" and place == "decoder.":  # the only one whose input is BGR 0-255
+    if names.kind == "daformer" and below == "decoder.":  # the only one whose input is BGR 0-255
         title, input_kind = f"published ViT ({mit}, DAFormer's head)", "published"
     else:
         title = f"{'DAFormer' if names.kind == 'daformer' else 'SegFormer'} ({mit}, input RGB)"
@@ -243,7 +243,7 @@ def read_vit(tensors: dict[str, Tensor]) -> PublishedNetwork | None:
         backbone,
         state,
         head=names.kind,
-        classes=len(others[place + names.scores]),
+        classes=len(others[below + names.scores]),
         fusion="accel" if "fusion.conv.weight" in state else "none",
         backbone_settings={"input": input_kind},
         left_out=left,
@@ -255,9 +255,9 @@ def rename_tensor(name: str) -> str | None:
     if name.startswith("stages."):
         return name
     for pattern, part, first in PLACES:
-        if place := re.match(pattern, name):
-            stage, *layer = place.groups()
-            return ".".join([f"stages.{int(stage) - first}", part, *layer, _renamed(name[place.end() :], WITHIN)])
+        if begin := re.match(pattern, name):
+            stage, *layer = begin.groups()
+            return ".".join([f"stages.{int(stage) - first}", part, *layer, _renamed(name[begin.end() :], WITHIN)])
     return None
 
 
