@@ -12,7 +12,7 @@ from typing import Any
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
-from stcl.fields import Group, choices, fields_of, group_of, plain, wanted
+from stcl.fields import Group, choices, fields_of, group_of, plain, sentence_of, wanted
 from stcl.methods import METHODS
 from stcl.methods.settings import MethodSettings, SelfTrainingSettings
 from stcl.methods.stcl import StclSettings
@@ -34,7 +34,7 @@ def rows(kind: type[Group], prefix: str = "", default: Any = None) -> Iterator[R
             yield from rows(inner, f"{prefix}{name}.", value if isinstance(value, Group) else None)
         else:
             required = default is None and field.is_required()
-            yield f"{prefix}{name}", kind_of(field), "required" if required else as_cell(value), str(field.description)
+            yield f"{prefix}{name}", kind_of(field), "required" if required else as_cell(value), sentence_of(field)
 
 
 def kind_of(field: FieldInfo) -> str:

@@ -17,8 +17,10 @@ from pydantic_core import ErrorDetails
 
 from stcl.errors import SettingError, unknown_name
 
-STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
-"""``true`` is no number, ``"1"`` no whole number, and nothing is infinite."""
+STRICT = ConfigDict(
+    extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True, use_attribute_docstrings=True
+)
+"""``true`` is no number, ``"1"`` no whole number, and nothing is infinite; a field's sentence stands below it."""
 
 Where = Callable[[str], str]
 """Where a key was written, e.g. in which file."""
@@ -83,6 +85,11 @@ def fields_of(kind: type[Group]) -> dict[str, FieldInfo]:
     return {name: declared[name] for name in names if name in declared and not declared[name].exclude}
 
 
+def sentence_of(field: FieldInfo) -> str:
+    """What a field means, in one line."""
+    return " ".join(str(field.description).split())
+
+
 def plain(value: Any) -> Any:
     """A group, or a value in it, as YAML has it."""
     if isinstance(value, Group):
@@ -128,8 +135,8 @@ def read(
     for key, field in known.items():
         if key not in values and field.is_required():
             if (inner := group_of(field)) is None:
-                meaning = str(field.description).rstrip(".").replace("`", "'")
-                raise SettingError(f"{where('')}: the key {prefix}{key} is missing: {meaning}.")
+                meaning = sentence_of(field).replace("`", "'")
+                raise SettingError(f"{where('')}: the key {prefix}{key} is missing: {meaning}")
             values[key] = read(inner, {}, where, f"{prefix}{key}.")
     try:
         return kind(**values) if default is None else replace(default, **values)

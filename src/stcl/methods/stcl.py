@@ -35,67 +35,71 @@ from stcl.types import ClipSpec, FramePair, SegOutput, VideoClip
 class SequenceFusion(Group):
     """Fusion at the image-sequence level (section 3.4); close-ups are beyond the paper."""
 
-    source_patches: bool = Field(default=True, description="Paste patches of another source clip.")
-    target_patches: bool = Field(default=False, description="Paste confident patches of another target clip.")
-    random_classes: int = Field(default=2, ge=0, description="How many random classes a patch sequence takes.")
-    long_tail_patches: int = Field(default=2, ge=0, description="Patches from the bank of rare-class frames.")
-    close_ups: int = Field(default=1, ge=0, description="Enlarged patches from the bank.")
-    close_up_zoom: Span = Field(default=(1.0, 4.0), description="Range of their enlargement.")
-    rare_classes: list[str] | None = Field(
-        default=None, description="Names of the rare classes; null: from the source's pixel frequencies."
-    )
-    confidence: float = Field(
-        default=0.9, ge=0, lt=1, description="Target patches take pixels whose label has a probability above this."
-    )
-    bank_slots: int = Field(default=4, ge=1, description="Frames kept for each rare class.")
-    into_source: bool = Field(default=False, description="Paste patches into the source clip: `F_s`.")
-    into_target: bool = Field(default=True, description="Paste patches into the target clip: `F_t`.")
-    during_warmup: bool = Field(
-        default=False, description="Train on `F_s`, with patches of the source, from the first step on."
-    )
+    source_patches: bool = True
+    """Paste patches of another source clip."""
+    target_patches: bool = False
+    """Paste confident patches of another target clip."""
+    random_classes: int = Field(default=2, ge=0)
+    """How many random classes a patch sequence takes."""
+    long_tail_patches: int = Field(default=2, ge=0)
+    """Patches from the bank of rare-class frames."""
+    close_ups: int = Field(default=1, ge=0)
+    """Enlarged patches from the bank."""
+    close_up_zoom: Span = (1.0, 4.0)
+    """Range of their enlargement."""
+    rare_classes: list[str] | None = None
+    """Names of the rare classes; null: from the source's pixel frequencies."""
+    confidence: float = Field(default=0.9, ge=0, lt=1)
+    """Target patches take pixels whose label has a probability above this."""
+    bank_slots: int = Field(default=4, ge=1)
+    """Frames kept for each rare class."""
+    into_source: bool = False
+    """Paste patches into the source clip: `F_s`."""
+    into_target: bool = True
+    """Paste patches into the target clip: `F_t`."""
+    during_warmup: bool = False
+    """Train on `F_s`, with patches of the source, from the first step on."""
 
 
 @group
 class FeatureFusion(Group):
     """Fusion at the feature level (section 3.5): ``0.3 g(F_s) + 0.7 g(F_t)`` inside the patches."""
 
-    stage: str | None = Field(
-        default=None,
-        description="Backbone stage whose output is fused, which needs patches in both domains (`into_source`, "
-        "`into_target`); null: off. `small`: `stage1`, `stage2`, `stage3`, `decode8`, `decode4`; ResNets: `layer1` to "
-        "`layer4`; others: docs/networks.md.",
-    )
-    source_share: float = Field(default=0.3, ge=0, le=1, description="Weight of the source features.")
-    start: float = Field(default=0.2, ge=0, le=1, description="Share of the steps after which it begins.")
+    stage: str | None = None
+    """Backbone stage whose output is fused, which needs patches in both domains (`into_source`, `into_target`); null:
+    off. `small`: `stage1`, `stage2`, `stage3`, `decode8`, `decode4`; ResNets: `layer1` to `layer4`; others:
+    docs/networks.md."""
+    source_share: float = Field(default=0.3, ge=0, le=1)
+    """Weight of the source features."""
+    start: float = Field(default=0.2, ge=0, le=1)
+    """Share of the steps after which it begins."""
 
 
 @group
 class Alignment(Group):
     """Category-aware alignment (section 3.6)."""
 
-    form: Literal["mmd", "contrastive"] | None = Field(
-        default=None,
-        description="Distance of the class centroids: `mmd` as published, `contrastive` against running source "
-        "centroids; null: off.",
-    )
-    weight: float = Field(default=0.01, ge=0, description="Of the loss.")
-    pairs: int = Field(
-        default=1, ge=1, le=2, description="1: the pair (t, t-1); 2: also (t, t-h-1), averaged along time."
-    )
-    adaptive: bool = Field(
-        default=False, description="Weight the pairs by `softmax(-mean entropy)`, in nats, instead of equally."
-    )
-    minimum_pixels: int = Field(default=5, ge=1, description="A class with fewer pixels has no centroid.")
-    temperature: float = Field(default=0.1, gt=0, description="Of the contrastive form.")
+    form: Literal["mmd", "contrastive"] | None = None
+    """Distance of the class centroids: `mmd` as published, `contrastive` against running source centroids; null:
+    off."""
+    weight: float = Field(default=0.01, ge=0)
+    """Of the loss."""
+    pairs: int = Field(default=1, ge=1, le=2)
+    """1: the pair (t, t-1); 2: also (t, t-h-1), averaged along time."""
+    adaptive: bool = False
+    """Weight the pairs by `softmax(-mean entropy)`, in nats, instead of equally."""
+    minimum_pixels: int = Field(default=5, ge=1)
+    """A class with fewer pixels has no centroid."""
+    temperature: float = Field(default=0.1, gt=0)
+    """Of the contrastive form."""
 
 
 @group
 class StclSettings(SelfTrainingSettings):
     """Each part has its switch, and those that have not earned their place are off."""
 
-    consistency: bool = Field(
-        default=True, description="Train on the augmented target with the cross-frame pseudo labels."
-    )
+    consistency: bool = True
+    """Train on the augmented target with the cross-frame pseudo labels."""
     masking: Masking = Masking(share=0.5)
     labels: Choice = "expected_iou"
     sequence_fusion: SequenceFusion = SequenceFusion()

@@ -24,20 +24,23 @@ from stcl.types import VideoClip
 class StrongAugmentation(Group):
     """Strong augmentation; the defaults are the published ones for 1024x512 frames."""
 
-    jitter_probability: float = Field(default=0.8, ge=0, le=1, description="Of colour jitter, for each clip.")
-    brightness: float = Field(
-        default=0.8, ge=0, description="The factor is drawn from 1 - value to 1 + value, not below 0."
-    )
-    contrast: float = Field(default=0.8, ge=0, description="Likewise, about the clip's mean grey.")
-    saturation: float = Field(default=0.8, ge=0, description="Likewise; 0 is grey.")
-    hue: float = Field(default=0.2, ge=0, le=0.5, description="Largest shift as a share of the colour circle.")
-    grey_probability: float = Field(default=0.2, ge=0, le=1, description="Of dropping the colours.")
-    blur_probability: float = Field(default=0.6, ge=0, le=1, description="Of Gaussian blur.")
-    blur_kernels_px: tuple[int, ...] = Field(
-        default=(5, 7, 9),
-        description="Sizes of the blur in pixels of the frames as they are trained on, odd; one is drawn. The standard "
-        "deviation follows from the size.",
-    )
+    jitter_probability: float = Field(default=0.8, ge=0, le=1)
+    """Of colour jitter, for each clip."""
+    brightness: float = Field(default=0.8, ge=0)
+    """The factor is drawn from 1 - value to 1 + value, not below 0."""
+    contrast: float = Field(default=0.8, ge=0)
+    """Likewise, about the clip's mean grey."""
+    saturation: float = Field(default=0.8, ge=0)
+    """Likewise; 0 is grey."""
+    hue: float = Field(default=0.2, ge=0, le=0.5)
+    """Largest shift as a share of the colour circle."""
+    grey_probability: float = Field(default=0.2, ge=0, le=1)
+    """Of dropping the colours."""
+    blur_probability: float = Field(default=0.6, ge=0, le=1)
+    """Of Gaussian blur."""
+    blur_kernels_px: tuple[int, ...] = (5, 7, 9)
+    """Sizes of the blur in pixels of the frames as they are trained on, odd; one is drawn. The standard deviation
+    follows from the size."""
 
     @field_validator("blur_kernels_px")
     @classmethod
