@@ -63,29 +63,29 @@ def as_cell(value: Any) -> str:
 def tables() -> dict[str, list[Row]]:
     """The rows of each table of the page, by the group's name."""
     run = [*rows(Settings)]
-    found = {"run": [row for row in run if "." not in row[0] and row[0] != "method"]}
+    made = {"run": [row for row in run if "." not in row[0] and row[0] != "method"]}
     for name in ("source", "target", "evaluation", "flow", "network", "training"):
-        found[name] = [row for row in run if row[0].startswith(f"{name}.")]
+        made[name] = [row for row in run if row[0].startswith(f"{name}.")]
     every, taught, stcl = ([*rows(kind, "method.")] for kind in (MethodSettings, SelfTrainingSettings, StclSettings))
     strong = [row for row in every if row[0].startswith("method.preparation.strong.")]
     shared, known = ({row[0] for row in table} for table in (every, taught))
-    found |= {"method": [NAME, *(row for row in every if row not in strong)], "method.preparation.strong": strong}
-    found["method.teacher"] = []
+    made |= {"method": [NAME, *(row for row in every if row not in strong)], "method.preparation.strong": strong}
+    made["method.teacher"] = []
     for key, kind, default, meaning in taught:
         if key not in shared:
             own = next(row[2] for row in stcl if row[0] == key)
             note = f" With `tps` and `dacs` `{default}` unless set." if own != default else ""
-            found["method.teacher"].append((key, kind, own, meaning + note))
-    found["method.stcl"] = [row for row in stcl if row[0] not in known]
-    return found
+            made["method.teacher"].append((key, kind, own, meaning + note))
+    made["method.stcl"] = [row for row in stcl if row[0] not in known]
+    return made
 
 
 def write(text: str) -> str:
     """The page with its tables made anew."""
-    found = tables()
+    made = tables()
 
     def table(match: re.Match[str]) -> str:
-        lines = (f"| `{key}` | {kind} | `{value}` | {linked(text)} |\n" for key, kind, value, text in found[match[2]])
+        lines = (f"| `{key}` | {kind} | `{value}` | {linked(text)} |\n" for key, kind, value, text in made[match[2]])
         return f"{match[1]}{HEADER}{''.join(lines).replace('`required`', 'required')}\n{match[3]}"
 
     return TABLE.sub(table, text)

@@ -4,7 +4,6 @@ Every error a user can cause derives from :class:`StclError`; the command line p
 and exits with status 2. A traceback therefore always means a defect in this package.
 """
 
-import math
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import TypeVar
@@ -49,28 +48,6 @@ class MissingExtraError(StclError, ImportError):
 
     def __init__(self, feature: str, package: str, extra: str) -> None:
         super().__init__(f"{feature} needs the package '{package}'. Install it with: pip install 'stcl[{extra}]'")
-
-
-def check_number(name: str, value: float | None, least: float, most: float = math.inf, open_ends: str = "") -> None:
-    """Refuse a number outside of ``least .. most``; None, where a setting may be that, means none and passes.
-
-    Args:
-        name: of the setting, for the message.
-        value: what was found.
-        least, most: the range.
-        open_ends: ``least``, ``most`` or both words: these ends themselves lie outside.
-    """
-    if value is None:
-        return
-    too_small = value <= least if "least" in open_ends else value < least
-    too_large = value >= most if "most" in open_ends else value > most
-    if too_small:
-        raise SettingError(f"{name} must be {'above' if 'least' in open_ends else 'at least'} {least}, found {value}.")
-    if too_large:
-        hint = f" Is it a percentage? As a share it is {value / 100:g}." if most == 1 and 1 < value <= 100 else ""
-        raise SettingError(
-            f"{name} must be {'below' if 'most' in open_ends else 'at most'} {most}, found {value}.{hint}"
-        )
 
 
 def lookup(table: dict[str, Value], name: str, kind: str) -> Value:

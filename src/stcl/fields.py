@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from stcl.errors import SettingError, unknown_name
+from stcl.errors import SettingError, one_line, unknown_name
 
 STRICT = ConfigDict(
     extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True, use_attribute_docstrings=True
@@ -37,8 +37,8 @@ class Group:
     @classmethod
     def _read_yaml(cls, value: Any, info: ValidationInfo) -> Any:
         """YAML has no tuples, reads 1e-3 as text, and writes texts that can be no name and no path."""
-        if problem := _odd_text(value):
-            raise SettingError(f"{{key}} holds a text that {problem}: {as_yaml(value)}.")
+        if oddity := _oddity(value):
+            raise SettingError(f"{{key}} holds a {oddity}: {as_yaml(value)}.")
         for kind in choices(cls.__pydantic_fields__[info.field_name].annotation):  # type: ignore[attr-defined]
             if kind is float:
                 return _number(value)
@@ -62,7 +62,7 @@ def one_of(known: Collection[str]) -> AfterValidator:
 
     def check(name: str) -> str:
         if name not in known:
-            raise SettingError(unknown_name("{key}", name, known))
+            raise SettingError(one_line(unknown_name("{key}", name, known)))  # pydantic takes no half characters
         return name
 
     return AfterValidator(check)
@@ -184,7 +184,7 @@ def _sentence(
         limit = int(limit) if limit == int(limit) else limit
         return f"{where(key)}: {key} must be {LIMITS[error['type']]} {limit}, found {as_yaml(value)}.{hint}"
     scalar = not isinstance(value, str | list | tuple | dict | None)
-    quotes = f" Quotes make it text: \"'{value}'\"." if scalar and str in choices(kind) else ""
+    quotes = f" Quotes make it text: \"'{as_yaml(value)}'\"." if scalar and str in choices(kind) else ""
     return f"{where(key)}: {key} must be {wanted(kind)}, found {as_yaml(value)}.{quotes}"
 
 
@@ -215,7 +215,10 @@ def wanted(kind: Any) -> str:
 
 def as_yaml(value: Any) -> str:
     """A value as YAML has it."""
-    return json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str)
+    except ValueError:  # Python writes no number of so many digits
+        return "thousands of digits"
 
 
 def _number(value: Any) -> Any:
@@ -228,11 +231,14 @@ def _number(value: Any) -> Any:
         return value
 
 
-def _odd_text(value: Any) -> str:
-    """What is wrong with a text, or with one in a list or table, that could be no name and no path; mostly nothing."""
+def _oddity(value: Any) -> str:
+    """What no setting may hold: a text that can be no name and no path, a number beyond all uses; mostly nothing."""
     if isinstance(value, list | tuple | dict):
         inner = value.values() if isinstance(value, dict) else value
-        return next(filter(None, map(_odd_text, inner)), "")
+        return next(filter(None, map(_oddity, inner)), "")
+    if isinstance(value, int):
+        return "number of more than a thousand bits" if value.bit_length() > 1000 else ""
     if not isinstance(value, str):
         return ""
-    return "is empty (null stands for none)" if not value.strip() else "has a zero byte" if "\0" in value else ""
+    empty, zero = not value.strip(), "\0" in value
+    return "text that is empty (null stands for none)" if empty else "text that has a zero byte" if zero else ""

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from stcl.errors import SettingError, unknown_name
+from stcl.errors import SettingError, one_line, unknown_name
 from stcl.fields import Group, Span, group
 from stcl.labels import LabelSpace
 from stcl.methods.memory import PrototypeBank
@@ -113,9 +113,9 @@ class StclSettings(SelfTrainingSettings):
         patches = fusion.source_patches or fusion.target_patches or fusion.long_tail_patches + fusion.close_ups > 0
         if stage is not None and not (patches and fusion.into_source and fusion.into_target):
             raise SettingError(
-                f"method.feature_fusion.stage {stage} does nothing unless the same patches go into both domains: set "
-                "method.sequence_fusion.into_source and into_target to true and keep a kind of patches, or set "
-                "method.feature_fusion.stage to null."
+                f"method.feature_fusion.stage {one_line(stage)} does nothing unless the same patches go into both "
+                "domains: set method.sequence_fusion.into_source and into_target to true and keep a kind of patches, "
+                "or set method.feature_fusion.stage to null."
             )
         if stage is not None and self.shared_statistics:
             raise SettingError(

@@ -18,22 +18,38 @@ class TeacherNetwork(nn.Module):
     """Segments without gradient, without dropout and without moving any running statistics.
 
     Args:
-        student: the network that is trained; its weights are not part of the state.
+        student: the network that is trained; a copy of it is the state.
         statistics: ``batch`` normalises with the frames that it segments, both of each pair and all pairs together;
             ``running`` with stored statistics.
     """
+
+    copies = True
 
     def __init__(self, student: VideoSegmenter, statistics: PassStatistics = "batch") -> None:
         super().__init__()
         self.statistics = statistics
         self._student = (student,)  # in a tuple: no sub-module, so that its weights are not saved twice
+        self.copy: VideoSegmenter | None = None
+        if self.copies:
+            self.copy = deepcopy(student).requires_grad_(False).eval()
+            self.copy.zero_grad(set_to_none=True)
+
+    @property
+    def network(self) -> VideoSegmenter:
+        """The copy, or the student where there is none."""
+        return self._student[0] if self.copy is None else self.copy
 
     def network_at(self, step: int) -> VideoSegmenter:
         """The network that labels frames ``step`` optimiser steps after the warm-up."""
-        raise NotImplementedError
+        return self.network
+
+    @torch.no_grad()
+    def reset(self, student: VideoSegmenter) -> None:
+        """Become a copy of ``student`` as it is now."""
+        self.network.load_state_dict(student.state_dict())
 
     def train(self, mode: bool = True) -> "TeacherNetwork":
-        """Does nothing to the parts: a teacher has no training mode."""
+        """Does nothing to the copy: a teacher has no training mode."""
         self.training = mode
         return self
 
@@ -51,35 +67,10 @@ class TeacherNetwork(nn.Module):
 class SelfTeacher(TeacherNetwork):
     """The student labels every frame. There is nothing to update and nothing in the state."""
 
-    def network_at(self, step: int) -> VideoSegmenter:
-        """The student at any step."""
-        return self._student[0]
+    copies = False
 
 
-class _CopyTeacher(TeacherNetwork):
-    """A copy of the student, which is the state."""
-
-    def __init__(self, student: VideoSegmenter, statistics: PassStatistics = "batch") -> None:
-        super().__init__(student, statistics)
-        self.copy: VideoSegmenter = deepcopy(student).requires_grad_(False).eval()
-        self.copy.zero_grad(set_to_none=True)
-
-    @property
-    def network(self) -> VideoSegmenter:
-        """The copy."""
-        return self.copy
-
-    def network_at(self, step: int) -> VideoSegmenter:
-        """The copy at any step."""
-        return self.copy
-
-    @torch.no_grad()
-    def reset(self, student: VideoSegmenter) -> None:
-        """Become a copy of ``student`` as it is now."""
-        self.copy.load_state_dict(student.state_dict())
-
-
-class FrozenTeacher(_CopyTeacher):
+class FrozenTeacher(TeacherNetwork):
     """The student as it stood after the warm-up labels for ``steps`` steps (None: always), then the student itself."""
 
     def __init__(self, student: VideoSegmenter, statistics: PassStatistics = "batch", steps: int | None = None) -> None:
@@ -92,16 +83,15 @@ class FrozenTeacher(_CopyTeacher):
             return self._student[0]
         if step == 0:
             self.reset(self._student[0])
-        return self.copy
+        return self.network
 
 
-class EmaTeacher(_CopyTeacher):
-    """A moving average of the student, which :meth:`update` moves after every optimiser step.
+class EmaTeacher(TeacherNetwork):
+    """A moving average of the student labels every frame; :meth:`update` moves it after every optimiser step.
 
     Args:
-        student: the network that is trained.
+        student, statistics: see :class:`TeacherNetwork`.
         momentum: share of the teacher that an update keeps.
-        statistics: see :class:`TeacherNetwork`.
         warm_up: let early updates follow faster: the momentum of update ``step`` is at most ``1 - 1 / (step + 1)``.
     """
 
@@ -113,8 +103,7 @@ class EmaTeacher(_CopyTeacher):
         warm_up: bool = True,
     ) -> None:
         super().__init__(student, statistics)
-        self.momentum = momentum
-        self.warm_up = warm_up
+        self.momentum, self.warm_up = momentum, warm_up
 
     def momentum_at(self, step: int) -> float:
         """Momentum of update ``step`` (0, 1, ...)."""
@@ -128,9 +117,8 @@ class EmaTeacher(_CopyTeacher):
             student: the network after its optimiser step.
             step: number of this update, from 0; it only sets the warm-up.
         """
-        means, counters = _state(self.copy)
-        values, counts = _state(student)
-        torch._foreach_lerp_(means, values, 1 - self.momentum_at(step))
+        (averages, counters), (values, counts) = _state(self.network), _state(student)
+        torch._foreach_lerp_(averages, values, 1 - self.momentum_at(step))
         if counters:
             torch._foreach_copy_(counters, counts)
 

@@ -165,13 +165,27 @@ def open_checkpoint(path: str | Path, space: str | LabelSpace | None = None) -> 
         CheckpointError: the file is damaged, unknown, or has no heads.
         SettingError: ``space`` is missing, unknown or has another number of classes.
     """
+    model = _open(path, space)
+    known, wanted = model.space, get_space(space) if isinstance(space, str) else space
+    if wanted is not None and wanted.names != known.names:
+        raise CheckpointError(
+            f"'{path}' was trained on the classes of '{known.name}' ({', '.join(known.names)}), not on those of "
+            f"'{wanted.name}' ({', '.join(wanted.names)}). Take the argument space out, or choose another file."
+        )
+    model.network.space = known
+    model.network.eval()
+    return model
+
+
+def _open(path: str | Path, space: str | LabelSpace | None) -> OpenedModel:
     if Path(path).is_dir() and (Path(path) / "config.yaml").is_file():
         folder = RunFolder(Path(path))
         settings = folder.settings()
-        return _opened(_of_run(load_trained(settings, folder.weights), settings, "run"), path, space)
+        network = load_trained(settings, folder.weights)
+        return OpenedModel(network, settings.space, f"run {settings.name}", settings.target.size)
     if is_model_folder(Path(path)):
         network, classes, size = open_model_folder(Path(path))
-        return _opened(OpenedModel(network, classes, "model folder", size), path, space)
+        return OpenedModel(network, classes, "model folder", size)
     if str(path).startswith("pretrained:"):
         raise CheckpointError(
             f"'{path}' is a backbone and has no heads to segment with. It can start a training: network.weights {path}."
@@ -185,69 +199,47 @@ def open_checkpoint(path: str | Path, space: str | LabelSpace | None = None) -> 
     tensors, metadata, wrapper = read_tensor_file(file)
     if "config" not in metadata:
         return _open_published(recognise(tensors, file), file, space)
-    settings = _recorded_settings(metadata["config"], file)
-    network = untrained(settings)
-    differences = compare_states(tensors, network.state_dict())
-    if differences:
-        raise CheckpointError(f"'{file}' does not fit the network of its own configuration: {'; '.join(differences)}.")
-    network.load_state_dict(tensors)
-    what = "checkpoint of run" if wrapper == OURS else "weights of run"
-    return _opened(_of_run(network, settings, what), file, space)
-
-
-def _recorded_settings(config: object, file: Path) -> Settings:
-    """The configuration that a file says that it was trained with."""
     try:
-        data = load_yaml(config) if isinstance(config, str) else None
+        data = load_yaml(metadata["config"]) if isinstance(metadata["config"], str) else None
         if not isinstance(data, dict):
             raise SettingError("it is no table of settings")
-        return check_settings(data, "config")
+        settings = check_settings(data, "config")
     except ValueError as error:  # a SettingError is one, too
         raise CheckpointError(
             f"'{file}' has a configuration in its metadata that is not one of this version of 'stcl train' "
             f"({' '.join(str(error).split())}). Was it written by another program, or by another version? Save the "
             "tensors alone to have them recognised by their names."
         ) from None
+    network = untrained(settings)
+    differences = compare_states(tensors, network.state_dict())
+    if differences:
+        raise CheckpointError(f"'{file}' does not fit the network of its own configuration: {'; '.join(differences)}.")
+    network.load_state_dict(tensors)
+    kind = "checkpoint" if wrapper == OURS else "weights"
+    return OpenedModel(network, settings.space, f"{kind} of run {settings.name}", settings.target.size)
 
 
-def _of_run(network: VideoSegmenter, settings: Settings, what: str) -> OpenedModel:
-    return OpenedModel(network, settings.space, f"{what} {settings.name}", settings.target.size)
-
-
-def _open_published(found: PublishedNetwork, path: Path, space: str | LabelSpace | None) -> OpenedModel:
-    if found.head is None or found.classes is None:
-        rest = f" Left aside: {shown_names([*found.left_out])}." if found.left_out else ""
+def _open_published(published: PublishedNetwork, path: Path, space: str | LabelSpace | None) -> OpenedModel:
+    if published.head is None or published.classes is None:
+        rest = f" Left aside: {shown_names([*published.left_out])}." if published.left_out else ""
         raise CheckpointError(
-            f"'{path}' is a backbone, {found.title}, and has no heads to segment with.{rest} It can start a training: "
-            f"network.weights, with network.backbone {found.backbone}."
+            f"'{path}' is a backbone, {published.title}, and has no heads to segment with.{rest} It can start a "
+            f"training: network.weights, with network.backbone {published.backbone}."
         )
-    classes = label_space(found, path, space)
+    classes = label_space(published, path, space)
     network = build_segmenter(
-        found.classes,
-        found.backbone,
-        found.head,
-        found.auxiliary,
-        found.backbone_settings,
-        fusion=found.fusion,
+        published.classes,
+        published.backbone,
+        published.head,
+        published.auxiliary,
+        published.backbone_settings,
+        fusion=published.fusion,
     )
-    differences = compare_states(found.tensors, network.state_dict())
+    differences = compare_states(published.tensors, network.state_dict())
     if differences:
         raise CheckpointError(
-            f"'{path}' was recognised as {found.title}, but is not quite one: {'; '.join(differences)}. Is it whole, "
-            "and of the published code?"
+            f"'{path}' was recognised as {published.title}, but is not quite one: {'; '.join(differences)}. Is it "
+            "whole, and of the published code?"
         )
-    network.load_state_dict(found.tensors)
-    return _opened(OpenedModel(network, classes, found.title), path, None)
-
-
-def _opened(model: OpenedModel, path: object, space: str | LabelSpace | None) -> OpenedModel:
-    """The model, ready to segment; refused where other classes are wanted than it has."""
-    known, wanted = model.space, get_space(space) if isinstance(space, str) else space
-    if wanted is not None and wanted.names != known.names:
-        raise CheckpointError(
-            f"'{path}' was trained on the classes of '{known.name}' ({', '.join(known.names)}), not on those of "
-            f"'{wanted.name}' ({', '.join(wanted.names)}). Take the argument space out, or choose another file."
-        )
-    model.network.space = known
-    model.network.eval()
-    return model
+    network.load_state_dict(published.tensors)
+    return OpenedModel(network, classes, published.title)

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, InstanceOf, field_validator
 from pydantic.dataclasses import dataclass
 
 from stcl.data import DATASETS
-from stcl.errors import SettingError, lookup
+from stcl.errors import SettingError, lookup, one_line
 from stcl.fields import STRICT, Group, as_yaml, group, one_of
 from stcl.flow import FLOWS
 from stcl.labels import SPACES, LabelSpace
@@ -27,7 +27,7 @@ def _known_space(space: Any) -> Any:
         return space
     if not isinstance(space, str):
         raise SettingError(f"{{key}} must be text, found {as_yaml(space)}.")
-    return lookup(SPACES, space, "{key}")
+    return lookup(SPACES, one_line(space), "{key}")
 
 
 @group
