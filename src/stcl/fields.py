@@ -7,6 +7,7 @@ A group of settings is a frozen dataclass of pydantic, declared with :func:`grou
 import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin
 
@@ -138,10 +139,7 @@ def read(
                 meaning = sentence_of(field).replace("`", "'")
                 raise SettingError(f"{where('')}: the key {prefix}{key} is missing: {meaning}")
             values[key] = read(inner, {}, where, f"{prefix}{key}.")
-    try:
-        return kind(**values) if default is None else replace(default, **values)
-    except ValidationError as error:
-        raise SettingError(_sentence(error.errors()[0], known, values, where, prefix)) from None
+    return _make(kind if default is None else partial(replace, default), known, values, where, prefix)
 
 
 def changed(settings: AnyGroup, **values: Any) -> AnyGroup:
@@ -150,11 +148,16 @@ def changed(settings: AnyGroup, **values: Any) -> AnyGroup:
     Raises:
         SettingError: one sentence about the first value that is wrong.
     """
+    return _make(partial(replace, settings), fields_of(type(settings)), values, lambda _: "command line", "")
+
+
+def _make(
+    make: Callable[..., AnyGroup], known: Mapping[str, FieldInfo], values: dict[str, Any], where: Where, prefix: str
+) -> AnyGroup:
     try:
-        return replace(settings, **values)
+        return make(**values)
     except ValidationError as error:
-        known = fields_of(type(settings))
-        raise SettingError(_sentence(error.errors()[0], known, values, lambda _: "command line", "")) from None
+        raise SettingError(_sentence(error.errors()[0], known, values, where, prefix)) from None
 
 
 def _default(field: FieldInfo) -> Any:

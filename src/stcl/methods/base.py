@@ -15,6 +15,7 @@ from stcl.errors import SettingError
 from stcl.labels import LabelSpace
 from stcl.methods.settings import MethodSettings
 from stcl.models import EmaTeacher, VideoSegmenter
+from stcl.models.views import GRID_PX
 from stcl.ops.augment import crop_clip, flip_clip, rescale_clip, strong_augment
 from stcl.ops.fourier import swap_amplitude
 from stcl.ops.histogram import match_histogram
@@ -186,8 +187,8 @@ class AdaptationMethod(nn.Module):
         if (least, most) == (1.0, 1.0):
             return clip
         scale, y, x = self._host_draws("scale", 3)
-        factor, grid = least + (most - least) * scale, 8
-        height, width = (max(grid, round(side * factor / grid) * grid) for side in clip.size)
+        factor = least + (most - least) * scale
+        height, width = (max(GRID_PX, round(side * factor / GRID_PX) * GRID_PX) for side in clip.size)
         size = (min(clip.size[0], height), min(clip.size[1], width))
         return _window(rescale_clip(clip, (height, width)), size, y, x)
 

@@ -34,7 +34,7 @@ def check_frame_size(size: tuple[int, int] | None, name: str = "{key}") -> tuple
     return size
 
 
-def nearest_frame_size(size: tuple[int, int]) -> tuple[int, int]:
+def nearest_frame_size(size: tuple[float, float]) -> tuple[int, int]:
     """The nearest width and height in pixels that the networks can take."""
     width, height = (max(SMALLEST_PX, round(side / GRID_PX) * GRID_PX) for side in size)
     return width, height

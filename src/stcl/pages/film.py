@@ -1,6 +1,6 @@
 """Videos that any browser plays: H.264, yuv420p, index first; written whole or not at all, in one go or in parts.
 
-``engine`` and ``report`` both write videos and may not import each other, so the writer lies here.
+``stcl predict`` and ``stcl demo`` both write videos, so the writer lies here.
 """
 
 from collections.abc import Iterator, Sequence

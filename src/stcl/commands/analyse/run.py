@@ -18,6 +18,7 @@ from stcl.commands.analyse.labelling import GROUPS, Counts, Frames, Run, load_fr
 from stcl.data.io import write_image
 from stcl.errors import SettingError
 from stcl.files.folders import OwnFiles
+from stcl.files.plain import json_number
 from stcl.files.writing import write_atomic
 from stcl.labels import IGNORE, LabelSpace
 from stcl.models import VideoSegmenter
@@ -172,9 +173,9 @@ def describe(counts: Counts, run: Run) -> dict[str, Any]:
     reported = list(space.reported)
     return {
         "mean": {name: _percent(share[reported].nanmean()) for name, share in shares.items()}
-        | {"accuracy": _percent(accuracy(total)), "distance": _number(distance[reported].nanmean())},
+        | {"accuracy": _percent(accuracy(total)), "distance": json_number(float(distance[reported].nanmean()))},
         **{name: dict(zip(space.names, map(_percent, share), strict=True)) for name, share in shares.items()},
-        "distance": dict(zip(space.names, map(_number, distance), strict=True)),
+        "distance": dict(zip(space.names, map(json_number, distance.tolist()), strict=True)),
         "groups": {
             name: describe_groups(counts.labels, axis, space, names)
             for axis, (name, names) in enumerate(GROUPS.items(), start=1)
@@ -232,9 +233,4 @@ def draw_worst(
 
 
 def _percent(share: Any) -> float | None:
-    return _number(100 * share)
-
-
-def _number(value: Any) -> float | None:
-    """For JSON, which knows no nan."""
-    return None if math.isnan(value) else round(float(value), 3)
+    return json_number(100 * share)

@@ -13,6 +13,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from stcl.files.plain import json_number
 from stcl.pages.markdown import plain
 from stcl.pages.results import Result, mean_percent
 from stcl.pages.tables import ABSENT, BOLD, ORACLE_NOTE, Comparison, bold, compare, delta_text, percent_text
@@ -266,14 +267,10 @@ def _row_json(row: ArenaRow) -> dict[str, Any]:
         "oracle": row.oracle,
         "planned": list(row.planned),
         "runs": {
-            str(seed): {"folder": str(result.folder), "miou": _number(result.miou)}
+            str(seed): {"folder": str(result.folder), "miou": json_number(result.miou)}
             for seed, result in row.results.items()
         },
-        **{key: {"mean": _number(s.mean), "deviation": _number(s.deviation)} for key, s in spreads.items()},
-        "iou": {name: _number(score) for name, score in row.iou.items()},
-        "seconds": _number(row.seconds),
+        **{key: {"mean": json_number(s.mean), "deviation": json_number(s.deviation)} for key, s in spreads.items()},
+        "iou": {name: json_number(score) for name, score in row.iou.items()},
+        "seconds": json_number(row.seconds),
     }
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else round(value, 3)

@@ -15,6 +15,7 @@ from stcl.data.base import VideoDataset
 from stcl.data.clips import ClipDataset
 from stcl.data.listing import Listing
 from stcl.labels import LabelSpace
+from stcl.methods.settings import nearest_frame_size
 from stcl.types import FrameRef
 
 DARK = 8.0  # mean brightness, of 255, below which a frame is nearly black
@@ -170,7 +171,7 @@ def _judge_sizes(findings: Findings, sizes: dict[Size, list[FrameRef]], size: Si
     for (width, height), refs in sizes.items():
         factor = (size[0] / size[1]) / (width / height)
         if max(factor, 1 / factor) > DISTORTION:
-            kept = [size[0], max(32, round(size[0] * height / width / 8) * 8)]
+            kept = [*nearest_frame_size((size[0], size[0] * height / width))]
             shape = f"{size_text(size)}: {factor:.2f} times as wide for their height"
             what = f"Frames of {width}x{height} px become {shape}."
             findings.remark("aspect", what, f"To keep their shape, set {key} to {kept}.", refs)

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from stcl.files.plain import json_number
 from stcl.pages.results import Result
 from stcl.pages.skeleton import template
 from stcl.pages.tables import percent_text
@@ -20,14 +21,10 @@ KNOWN_LICENSES = (
 
 def summarise(result: Result) -> dict[str, Any]:
     """What a card says about an evaluated run; scores in percent, None where a class does not occur."""
-
-    def number(score: float) -> float | None:
-        return None if math.isnan(score) else round(float(score), 3)
-
     details = result.details
     return {
-        "miou": number(result.miou),
-        "iou": dict(zip(result.protocol.classes, map(number, result.iou), strict=True)),
+        "miou": json_number(result.miou),
+        "iou": dict(zip(result.protocol.classes, map(json_number, result.iou), strict=True)),
         "target": details["data"].get("target"),
         "split": details["data"].get("split"),
         "frames": details["data"].get("frames"),
