@@ -237,10 +237,10 @@ def _number(value: Any) -> Any:
 def _oddity(value: Any) -> str:
     """What no setting may hold: a text that can be no name and no path, a number beyond all uses; mostly nothing."""
     if isinstance(value, list | tuple | dict):
-        inner = value.values() if isinstance(value, dict) else value
+        inner = [*value.values()] if isinstance(value, dict) else value
+        if any(isinstance(item, int) and item.bit_length() > 1000 for item in inner):
+            return "number of more than a thousand bits"  # alone, a number is held against the field's own range
         return next(filter(None, map(_oddity, inner)), "")
-    if isinstance(value, int):
-        return "number of more than a thousand bits" if value.bit_length() > 1000 else ""
     if not isinstance(value, str):
         return ""
     empty, zero = not value.strip(), "\0" in value

@@ -87,7 +87,7 @@ def refused(plain):
         ("target.frames", '"list:\\0"', r'target.frames holds a text that has a zero byte: "list:\u0000".'),
         ("method.sequence_fusion.rare_classes", "[road, '']", "rare_classes holds a text that is empty"),
         ("network.head", '"\\ud800"', r"Unknown network.head '\ud800'"),
-        ("seed", "0x" + "f" * 5000, "seed holds a number of more than a thousand bits: thousands of digits."),
+        ("seed", "0x" + "f" * 5000, "seed must be at most 2147483647, found thousands of digits."),
         ("network.backbone_settings", "{width: 0x" + "f" * 5000 + "}", "holds a number of more than a thousand bits"),
         ("training.workers", "-1", "training.workers must be at least 0, found -1."),
         ("training.log_every", "0", "training.log_every must be at least 1, found 0."),
